@@ -1,0 +1,278 @@
+//! What a person should look at first in a review. Found offline, in the text alone.
+//!
+//! A finding decides nothing: its absence proves nothing, its presence may be innocent. It only
+//! steers the eye of whoever approves.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Review, Server, Tool};
+use crate::proxy::json::Json;
+
+/// Something in a server's own words that tries to act on the model rather than to inform it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// `hidden-text`, `instruction-like`, `shadowing-name`, `look-alike`, `same-name`, `odd-name`, `loads-code`.
+    pub kind: String,
+    /// Where: `tool echo: description`, `instructions`, …
+    pub place: String,
+    /// What was found, with invisible characters written as `\u{…}`.
+    pub text: String,
+}
+
+/// Phrases of tool-poisoning attacks seen in the wild: lower case, matched on folded text.
+const PHRASES: &[&str] = &[
+    "<important>",
+    "<system>",
+    "</system>",
+    "ignore previous",
+    "ignore all previous",
+    "ignore the above",
+    "disregard previous",
+    "do not tell the user",
+    "don't tell the user",
+    "do not mention",
+    "don't mention",
+    "without telling the user",
+    "without informing the user",
+    "hide this from",
+    "before using this tool, read",
+    "before using any other tool",
+    "before calling any other tool",
+    "you must first call",
+    "always call this tool first",
+    "instead of using",
+    "sidenote",
+    ".ssh/id_",
+    ".cursor/mcp.json",
+    ".claude.json",
+    "system prompt",
+    "conversation history",
+];
+
+/// Most findings that one review keeps; more would not be read.
+const MOST: usize = 100;
+/// Longest place and name that is looked at whole: both are the server's, and are copied.
+const MAX_PLACE: usize = 256;
+
+/// `known` are the tools of all servers, so that names that pose as another server's are seen.
+pub(super) fn scan(server: &Server, review: &Review, tools: &[Json], prompts: &[Json], known: &[Tool]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let known = Known::of(&server.name, known);
+    for (name, value) in server.launch.code_env() {
+        push(&mut found, "loads-code", &format!("environment {}", printable(shorten(name))), &printable(value));
+    }
+    if let Some(text) = &review.instructions {
+        look("instructions", text, &mut found);
+    }
+    for (what, items) in [("tool", tools), ("prompt", prompts)] {
+        for item in items {
+            let name = item.get("name").and_then(Json::as_str).unwrap_or_default();
+            let place = format!("{what} {}", printable(shorten(name)));
+            let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.' | b'/');
+            if !name.bytes().all(plain) || name.len() > 128 {
+                push(&mut found, "odd-name", &place, &printable(shorten(name)));
+            }
+            if what == "tool" {
+                posing(&place, shorten(name), &known, &mut found);
+            }
+            walk(&place, item, &mut found);
+        }
+    }
+    found
+}
+
+/// The other servers' tools, ready to be compared with: a listing may have tens of thousands.
+struct Known<'a> {
+    /// Servers by the tools' names.
+    names: HashMap<&'a str, &'a str>,
+    /// A tool's name and its server, by what the name reads like.
+    skeletons: HashMap<String, (&'a str, &'a str)>,
+    servers: BTreeSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn of(server: &str, tools: &'a [Tool]) -> Self {
+        let others = || tools.iter().filter(|tool| tool.server != server);
+        let pair = |tool: &'a Tool| (shorten(&tool.name), tool.server.as_str());
+        Self {
+            names: others().map(pair).collect(),
+            skeletons: others().map(pair).map(|pair| (skeleton(pair.0), pair)).collect(),
+            servers: others().map(|tool| tool.server.as_str()).collect(),
+        }
+    }
+}
+
+/// Names that a model may take for another server's tool.
+fn posing(place: &str, name: &str, known: &Known<'_>, found: &mut Vec<Finding>) {
+    // No server's name holds the separator.
+    if let Some((server, _)) = name.split_once("__").filter(|(server, _)| known.servers.contains(server)) {
+        push(found, "shadowing-name", place, &format!("it carries the name of the server {server}"));
+    }
+    if let Some(server) = known.names.get(name) {
+        push(found, "same-name", place, &format!("{server} has a tool of that name"));
+    } else if let Some((other, server)) = known.skeletons.get(&skeleton(name)) {
+        push(found, "look-alike", place, &format!("it reads like {} of {server}", printable(other)));
+    }
+}
+
+/// What is left of a name when case, separators and look-alike characters are taken away.
+fn skeleton(name: &str) -> String {
+    let plain = name.chars().filter(|c| !matches!(c, '_' | '-' | '.' | '/' | ' ') && !hidden(*c));
+    plain
+        .flat_map(char::to_lowercase)
+        .map(|c| match c {
+            '0' | 'о' | 'ο' => 'o',
+            '1' | 'i' | 'і' | '|' | 'ı' => 'l',
+            'а' | 'α' => 'a',
+            'е' => 'e',
+            'с' => 'c',
+            'р' | 'ρ' => 'p',
+            'х' => 'x',
+            'у' => 'y',
+            'ѕ' => 's',
+            c => c,
+        })
+        .collect()
+}
+
+/// Every string in the descriptor, member names included: a schema can carry a message too.
+fn walk(place: &str, json: &Json, found: &mut Vec<Finding>) {
+    match json {
+        Json::String(text) => look(place, &text.value, found),
+        Json::Array(items) => items.iter().for_each(|item| walk(place, item, found)),
+        Json::Object(members) => {
+            for (key, value) in members {
+                look(place, &key.value, found);
+                walk(shorten(&format!("{place}: {}", printable(shorten(&key.value)))), value, found);
+            }
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+}
+
+fn look(place: &str, text: &str, found: &mut Vec<Finding>) {
+    if text.chars().any(hidden) {
+        push(found, "hidden-text", place, &printable(text));
+    }
+    let folded: String = text
+        .chars()
+        .filter(|c| !hidden(*c))
+        .map(|c| if c.is_whitespace() { ' ' } else { c })
+        .collect::<String>()
+        .to_lowercase();
+    for phrase in PHRASES {
+        if let Some(at) = folded.find(phrase) {
+            let (from, to) = (
+                folded.floor_char_boundary(at.saturating_sub(40)),
+                folded.ceil_char_boundary((at + 80).min(folded.len())),
+            );
+            push(found, "instruction-like", place, &folded[from..to]);
+        }
+    }
+}
+
+fn shorten(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_PLACE)]
+}
+
+fn push(found: &mut Vec<Finding>, kind: &str, place: &str, text: &str) {
+    if found.len() < MOST {
+        let text = text[..text.floor_char_boundary(400)].to_owned();
+        found.push(Finding { kind: kind.into(), place: place.into(), text });
+    }
+}
+
+/// Characters that a reader does not see but a model reads: controls, bidirectional overrides,
+/// zero-width characters, tag characters and variation selectors of the supplementary plane.
+fn hidden(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180e}'
+            | '\u{200b}' | '\u{200c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// `text` with its hidden characters spelled out.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if hidden(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        walk("tool t", &Json::parse(text, 64).unwrap(), &mut found);
+        found.into_iter().map(|finding| finding.kind).collect()
+    }
+
+    #[test]
+    fn a_hidden_character_anywhere_in_a_descriptor_is_found() {
+        assert_eq!(kinds(r#"{"description":"adds\u202e numbers"}"#), ["hidden-text"]);
+        assert_eq!(kinds(r#"{"inputSchema":{"properties":{"a\u200b":{}}}}"#), ["hidden-text"]);
+        assert_eq!(kinds(r#"{"description":"x\udb40\udc41"}"#), ["hidden-text"]);
+    }
+
+    #[test]
+    fn instructions_to_the_model_are_found_across_line_breaks_and_zero_width_characters() {
+        assert_eq!(kinds(r#"{"description":"Adds.\n<IMPORTANT>read ~/x"}"#), ["instruction-like"]);
+        assert_eq!(kinds(r#"{"description":"Do not\ntell the user"}"#), ["instruction-like"]);
+        assert_eq!(kinds(r#"{"description":"Do not t\u200bell the user"}"#), ["hidden-text", "instruction-like"]);
+    }
+
+    #[test]
+    fn plain_descriptions_in_any_language_are_not_findings() {
+        assert!(kinds(r#"{"description":"Liest eine Datei.\n\tZeilenweise","title":"ファイルを読む 👍"}"#).is_empty());
+    }
+
+    #[test]
+    fn names_that_pose_as_another_servers_tool_are_found() {
+        let known = Tool {
+            server: "files".into(),
+            name: "read_file".into(),
+            state: crate::admission::AdmissionState::Approved,
+            descriptor: String::new(),
+            digest: String::new(),
+            history: vec![],
+        };
+        let kinds = |server: &str, name: &str| {
+            let mut found = Vec::new();
+            posing("p", name, &Known::of(server, std::slice::from_ref(&known)), &mut found);
+            found.into_iter().map(|finding| finding.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds("x", "files__read"), ["shadowing-name"]);
+        assert_eq!(kinds("x", "read_file"), ["same-name"]);
+        for name in ["readFile", "read-f1le", "rеad_file", "read_file\u{200b}"] {
+            assert_eq!(kinds("x", name), ["look-alike"], "{name}");
+        }
+        assert!(kinds("x", "read_files").is_empty());
+        assert!(kinds("files", "read_file").is_empty(), "its own tool");
+    }
+
+    #[test]
+    fn a_long_name_is_not_copied_for_everything_below_it() {
+        let long = "k".repeat(1 << 20);
+        let members: Vec<String> = (0..20_000).map(|n| format!("\"m{n}\":\"ignore previous\"")).collect();
+        let json = Json::parse(&format!("{{\"{long}\":{{{}}}}}", members.join(",")), 64).unwrap();
+        let mut found = Vec::new();
+        walk("tool t", &json, &mut found);
+        assert_eq!(found.len(), MOST);
+        assert!(found.iter().all(|finding| finding.place.len() <= MAX_PLACE));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_scanned_without_a_panic(text in "\\PC{0,80}") {
+            let mut found = Vec::new();
+            look("p", &text, &mut found);
+            look("p", &format!("İ{text}ignore previous{text}"), &mut found);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Digests that approvals belong to.
+//!
+//! Invariant: two different inputs never have the same encoding. Every part is preceded by its
+//! length, lists by their count, and each kind of digest has a domain of its own, so that no text
+//! in one part can pose as a border between two, and no digest of one kind as one of another.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest as _, Sha256};
+
+use super::model::{LaunchDefinition, Source};
+use crate::proxy::json::Json;
+
+/// Hashes parts one by one; see the module's invariant.
+struct Pin(Sha256);
+
+impl Pin {
+    fn new(domain: &str) -> Self {
+        let mut pin = Pin(Sha256::new());
+        pin.text("lazaret-pin-v1").text(domain);
+        pin
+    }
+
+    fn bytes(&mut self, part: &[u8]) -> &mut Self {
+        self.0.update((part.len() as u64).to_be_bytes());
+        self.0.update(part);
+        self
+    }
+
+    fn text(&mut self, part: &str) -> &mut Self {
+        self.bytes(part.as_bytes())
+    }
+
+    fn option(&mut self, part: Option<&str>) -> &mut Self {
+        match part {
+            Some(part) => self.text("some").text(part),
+            None => self.text("none"),
+        }
+    }
+
+    fn list<'a>(&mut self, parts: impl ExactSizeIterator<Item = &'a str>) -> &mut Self {
+        self.0.update((parts.len() as u64).to_be_bytes());
+        for part in parts {
+            self.text(part);
+        }
+        self
+    }
+
+    /// A set: the order in which a server happens to list things is not a change.
+    fn set(&mut self, parts: impl Iterator<Item = String>) -> &mut Self {
+        let mut parts: Vec<String> = parts.collect();
+        parts.sort_unstable();
+        self.list(parts.iter().map(String::as_str))
+    }
+
+    fn finish(&self) -> String {
+        format!("sha256:{}", hex::encode(self.0.clone().finalize()))
+    }
+}
+
+/// Over the whole descriptor: name, title, description, schemas, annotations, icons, `_meta`
+/// and whatever else the server sent.
+pub fn tool_digest(descriptor: &Json) -> String {
+    Pin::new("tool").text(&descriptor.canonical()).finish()
+}
+
+/// Over the arguments of one call; what a human's approval of that call is bound to.
+pub fn arguments_digest(arguments: &Json) -> String {
+    Pin::new("arguments").text(&arguments.canonical()).finish()
+}
+
+/// Over how a server is started, without its name: a denial holds under every name.
+/// The values of the environment are no part of it (secrets rotate), their names are; so are the
+/// values of what loads code.
+pub fn launch_digest(launch: &LaunchDefinition) -> String {
+    let mut pin = Pin::new("launch");
+    match &launch.source {
+        Source::Npm { package, version, bin } => {
+            pin.text("npm").text(package).option(version.as_deref()).option(bin.as_deref())
+        }
+        Source::Pypi { package, version, script, module, with } => {
+            pin.text(if with.is_empty() { "pypi" } else { "pypi-with" })
+                .text(package)
+                .option(version.as_deref())
+                .option(script.as_deref())
+                .option(module.as_deref());
+            if !with.is_empty() {
+                pin.list(with.iter().map(String::as_str));
+            }
+            &mut pin
+        }
+        Source::Local { path, run } => {
+            pin.text("local").bytes(path.as_os_str().as_encoded_bytes()).list(run.iter().map(String::as_str))
+        }
+        Source::Image { image, run } => pin.text("image").text(image).list(run.iter().map(String::as_str)),
+    };
+    pin.list(launch.args.iter().map(String::as_str));
+    pin.list(launch.env.keys().map(String::as_str));
+    // How many follow is told by the names.
+    for (_, value) in launch.code_env() {
+        pin.text(value);
+    }
+    pin.0.update((launch.mounts.len() as u64).to_be_bytes());
+    for mount in &launch.mounts {
+        pin.bytes(mount.host.as_os_str().as_encoded_bytes())
+            .bytes(mount.container.as_os_str().as_encoded_bytes())
+            .text(if mount.writable { "rw" } else { "ro" });
+    }
+    pin.finish()
+}
+
+/// What a review saw of a server, as far as the pin covers it.
+pub struct Reviewed<'a> {
+    pub launch: &'a LaunchDefinition,
+    pub image_id: &'a str,
+    /// The exact command inside of the cage.
+    pub argv: &'a [String],
+    pub package: &'a serde_json::Value,
+    pub lock: &'a serde_json::Value,
+    pub instructions: Option<&'a str>,
+    pub prompts: &'a [Json],
+    pub resource_templates: &'a [Json],
+    pub tools: &'a [Json],
+}
+
+/// The pin of a server: its content and the very image.
+pub fn server_pin(reviewed: &Reviewed<'_>) -> String {
+    Pin::new("server").text(reviewed.image_id).text(&content_digest(reviewed)).finish()
+}
+
+/// Everything but the image id, which differs between two builds of the same packages:
+/// a denied server does not come back by being built again.
+pub fn content_digest(reviewed: &Reviewed<'_>) -> String {
+    Pin::new("content")
+        .text(&launch_digest(reviewed.launch))
+        .list(reviewed.argv.iter().map(String::as_str))
+        .text(&Json::from_value(reviewed.package).canonical())
+        .text(&Json::from_value(reviewed.lock).canonical())
+        .option(reviewed.instructions)
+        .set(reviewed.prompts.iter().map(Json::canonical))
+        .set(reviewed.resource_templates.iter().map(Json::canonical))
+        .set(reviewed.tools.iter().map(tool_digest))
+        .finish()
+}
+
+/// Names that occur more than once among `tools`, or that are no strings: no pin can stand for those.
+pub fn tool_names(tools: &[Json]) -> Result<Vec<String>, String> {
+    let mut seen = BTreeSet::new();
+    let mut names = Vec::with_capacity(tools.len());
+    for (i, tool) in tools.iter().enumerate() {
+        let Some(name) = tool.get("name").and_then(Json::as_str).filter(|name| !name.is_empty()) else {
+            return Err(format!("tool number {} of its list has no name", i + 1));
+        };
+        if !seen.insert(name) {
+            return Err(format!("it lists two tools with the name {name:?}"));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(text: &str) -> Json {
+        Json::parse(text, 64).unwrap()
+    }
+
+    fn launch(package: &str, args: &[&str]) -> LaunchDefinition {
+        LaunchDefinition {
+            source: Source::Npm { package: package.into(), version: None, bin: None },
+            args: args.iter().map(|a| (*a).into()).collect(),
+            env: BTreeMap::new(),
+            mounts: vec![],
+            configured: vec![],
+        }
+    }
+
+    fn pin_of(tools: &[Json], prompts: &[Json], instructions: Option<&str>, image: &str) -> String {
+        server_pin(&Reviewed {
+            launch: &launch("p", &[]),
+            image_id: image,
+            argv: &[],
+            package: &serde_json::Value::Null,
+            lock: &serde_json::Value::Null,
+            instructions,
+            prompts,
+            resource_templates: &[],
+            tools,
+        })
+    }
+
+    const TOOL: &str = r#"{"name":"echo","title":"Echo","description":"Echoes","inputSchema":{"type":"object","properties":{"m":{"type":"string","maxLength":10}}},"outputSchema":{"type":"object"},"annotations":{"readOnlyHint":true},"icons":[{"src":"a"}],"_meta":{"x":1.0}}"#;
+
+    #[test]
+    fn changing_any_member_of_a_tool_changes_its_digest() {
+        let before = tool_digest(&json(TOOL));
+        for (from, to) in [
+            ("\"echo\"", "\"echo2\""),
+            ("\"Echo\"", "\"Echo!\""),
+            ("Echoes", "Echoes."),
+            ("10", "11"),
+            ("\"outputSchema\"", "\"outputschema\""),
+            ("true", "false"),
+            ("[{\"src\":\"a\"}]", "[]"),
+            ("1.0", "1"),
+        ] {
+            let changed = TOOL.replacen(from, to, 1);
+            assert_ne!(changed, TOOL, "{from}");
+            assert_ne!(tool_digest(&json(&changed)), before, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_members_and_of_the_list_is_no_change() {
+        assert_eq!(tool_digest(&json(r#"{"a":1,"name":"x"}"#)), tool_digest(&json(r#"{ "name": "\u0078", "a": 1 }"#)));
+        let (a, b) = (json(r#"{"name":"a"}"#), json(r#"{"name":"b"}"#));
+        assert_eq!(pin_of(&[a.clone(), b.clone()], &[], None, "i"), pin_of(&[b, a], &[], None, "i"));
+    }
+
+    #[test]
+    fn a_list_of_tools_cannot_pose_as_a_list_of_prompts() {
+        let a = json(r#"{"name":"a"}"#);
+        assert_ne!(pin_of(std::slice::from_ref(&a), &[], None, "i"), pin_of(&[], std::slice::from_ref(&a), None, "i"));
+        assert_ne!(pin_of(&[], &[], None, "i"), pin_of(&[], &[], Some(""), "i"));
+        assert_ne!(pin_of(&[], &[], None, "i"), pin_of(&[], &[], None, "j"));
+    }
+
+    #[test]
+    fn secrets_are_not_pinned_but_their_names_are() {
+        let mut one = launch("p", &[]);
+        one.env.insert("TOKEN".into(), "a".into());
+        let mut two = one.clone();
+        two.env.insert("TOKEN".into(), "b".into());
+        assert_eq!(launch_digest(&one), launch_digest(&two));
+        two.env.insert("OTHER".into(), "b".into());
+        assert_ne!(launch_digest(&one), launch_digest(&two));
+    }
+
+    #[test]
+    fn what_loads_code_is_pinned_by_its_value() {
+        for name in ["NODE_OPTIONS", "LD_PRELOAD", "LD_ANYTHING", "PYTHONPATH", "PATH", "GLIBC_TUNABLES"] {
+            let with = |value: &str| {
+                let mut launch = launch("p", &[]);
+                launch.env.insert(name.into(), value.into());
+                launch_digest(&launch)
+            };
+            assert_ne!(with("a"), with("b"), "{name}");
+        }
+    }
+
+    #[test]
+    fn further_requirements_are_pinned() {
+        let with = |with: &[&str], args: &[&str]| {
+            let mut launch = launch("p", args);
+            launch.source = Source::Pypi {
+                package: "p".into(),
+                version: None,
+                script: None,
+                module: None,
+                with: with.iter().map(|text| (*text).into()).collect(),
+            };
+            launch_digest(&launch)
+        };
+        assert_ne!(with(&[], &[]), with(&["mcp<2"], &[]));
+        assert_ne!(with(&["mcp<2"], &[]), with(&["mcp<3"], &[]));
+        assert_ne!(with(&["a"], &["b"]), with(&[], &["a", "b"]));
+        assert_ne!(with(&["a"], &["b"]), with(&["a", "b"], &[]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_collision_by_moving_a_border(a in "[a-z ]{0,6}", b in "[a-z ]{0,6}", c in "[a-z ]{0,6}", d in "[a-z ]{0,6}") {
+            let one = launch_digest(&launch(&a, &[&b]));
+            let two = launch_digest(&launch(&c, &[&d]));
+            prop_assert_eq!(one == two, a == c && b == d);
+            let joined = format!("{a}{b}");
+            prop_assert_ne!(launch_digest(&launch("p", &[&joined])), launch_digest(&launch("p", &[&a, &b])));
+        }
+
+        #[test]
+        fn different_lists_have_different_digests(a in prop::collection::vec("[ab]{0,3}", 0..4), b in prop::collection::vec("[ab]{0,3}", 0..4)) {
+            let digest = |list: &[String]| Pin::new("t").list(list.iter().map(String::as_str)).finish();
+            prop_assert_eq!(digest(&a) == digest(&b), a == b);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Looks at a server before anybody trusts it: builds its image, starts it in the cage without a
+//! network, asks what it offers, and ends it again. Whatever happens, no container stays.
+
+use jiff::Timestamp;
+
+use super::AdmissionError;
+use super::model::{Review, Server, Source};
+use super::service::Admission;
+use crate::proxy::json::Json;
+use crate::proxy::{Upstream, UpstreamError, UpstreamLimits};
+use crate::sandbox::{BuiltImage, CageSpec, Purpose, Sandbox, SandboxError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    #[error("cannot review {server}: {source}")]
+    Cage { server: String, source: SandboxError },
+    #[error("cannot review {server}: {source}")]
+    Server { server: String, source: UpstreamError },
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+}
+
+/// What the running server said of itself.
+struct Listing {
+    protocol_version: String,
+    server_info: Json,
+    instructions: Option<String>,
+    tools: Vec<Json>,
+    prompts: Vec<Json>,
+    resource_templates: Vec<Json>,
+}
+
+/// Reviews the server `name` and records what was found. It stays (or gets back) in quarantine
+/// unless what is found is exactly what was approved.
+pub async fn review(
+    sandbox: &Sandbox,
+    admission: &Admission,
+    limits: UpstreamLimits,
+    name: &str,
+    by: &str,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Server, ReviewError> {
+    let server = admission.get(name)?.ok_or_else(|| AdmissionError::NoServer(name.into()))?;
+    let cage = |source| ReviewError::Cage { server: name.into(), source };
+    let mut built = image(sandbox, &server, progress).await.map_err(cage)?;
+    let mut listing = look(sandbox, &server, &built, limits, progress).await;
+    if let Err(ReviewError::Cage { source: SandboxError::NoImage { .. }, .. }) = listing
+        && is_package(&server)
+    {
+        progress("the image of the last review is gone, building it again");
+        built = sandbox.build(&server.launch, name, progress).await.map_err(cage)?;
+        listing = look(sandbox, &server, &built, limits, progress).await;
+    }
+    let recorded = match listing {
+        Ok(listing) => record(admission, name, &built, listing, by, progress).map_err(ReviewError::from),
+        Err(e) => Err(e),
+    };
+    clean_up(sandbox, &server, &built.image_id, recorded.as_ref().ok()).await;
+    recorded
+}
+
+fn record(
+    admission: &Admission,
+    name: &str,
+    built: &BuiltImage,
+    listing: Listing,
+    by: &str,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Server, AdmissionError> {
+    progress(&format!("it offers {} tools", listing.tools.len()));
+    let review = Review {
+        at: Timestamp::now(),
+        image_id: built.image_id.clone(),
+        argv: built.argv.clone(),
+        package: built.package.clone(),
+        lock: built.lock.clone(),
+        protocol_version: listing.protocol_version,
+        server_info: listing.server_info.to_value(),
+        instructions: listing.instructions,
+        pin: String::new(),
+        prompts: Json::Array(listing.prompts).to_text(),
+        resource_templates: Json::Array(listing.resource_templates).to_text(),
+        content: String::new(),
+        findings: Vec::new(),
+    };
+    admission.record_review(name, review, listing.tools, by)
+}
+
+/// Removes the image that no review stands for any more: the new one after a failure, else the
+/// one before. Never an image that was not built here.
+async fn clean_up(sandbox: &Sandbox, before: &Server, built: &str, recorded: Option<&Server>) {
+    if matches!(before.launch.source, Source::Image { .. }) {
+        return;
+    }
+    let old = before.review.as_ref().map(|review| review.image_id.as_str());
+    let unused = if recorded.is_some() { old } else { Some(built) };
+    let kept = if recorded.is_some() { Some(built) } else { old };
+    if let Some(image) = unused.filter(|image| Some(*image) != kept) {
+        // A container of it may still run; Docker keeps the image then, and so may we.
+        let _ = sandbox.remove_image(image).await;
+    }
+}
+
+fn is_package(server: &Server) -> bool {
+    matches!(server.launch.source, Source::Npm { .. } | Source::Pypi { .. })
+}
+
+/// The image of the last review where it is of packages: their versions are settled. A directory
+/// or a foreign image may have changed, so that it is looked at again; where it has not, the
+/// image that was reviewed stays.
+async fn image(
+    sandbox: &Sandbox,
+    server: &Server,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<BuiltImage, SandboxError> {
+    let before = server.review.as_ref().map(|review| BuiltImage {
+        image_id: review.image_id.clone(),
+        argv: review.argv.clone(),
+        package: review.package.clone(),
+        lock: review.lock.clone(),
+    });
+    match before {
+        Some(before) if is_package(server) => {
+            progress("using the image of the last review");
+            Ok(before)
+        }
+        before => {
+            let built = sandbox.build(&server.launch, &server.name, progress).await?;
+            let same = before.filter(|before| {
+                before.lock == built.lock && before.argv == built.argv && before.package == built.package
+            });
+            match same {
+                Some(before)
+                    if before.image_id != built.image_id && matches!(server.launch.source, Source::Local { .. }) =>
+                {
+                    // What was built now is of no use; Docker keeps it if a container uses it.
+                    let _ = sandbox.remove_image(&built.image_id).await;
+                    Ok(before)
+                }
+                _ => Ok(built),
+            }
+        }
+    }
+}
+
+async fn look(
+    sandbox: &Sandbox,
+    server: &Server,
+    built: &BuiltImage,
+    limits: UpstreamLimits,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Listing, ReviewError> {
+    progress("starting it in its cage, without a network");
+    let spec = CageSpec {
+        server: server.name.clone(),
+        image_id: built.image_id.clone(),
+        argv: built.argv.clone(),
+        env: server.launch.env.clone(),
+        mounts: server.launch.mounts.clone(),
+        purpose: Purpose::Review,
+    };
+    let cage =
+        sandbox.start(&spec).await.map_err(|source| ReviewError::Cage { server: server.name.clone(), source })?;
+    for warning in &cage.warnings {
+        progress(&format!("warning: {warning}"));
+    }
+    let container = cage.container_id.clone();
+    let listing = match Upstream::start(cage, limits).await {
+        Ok(upstream) => {
+            let listing = list(&upstream).await;
+            upstream.stop().await;
+            listing
+        }
+        Err(e) => Err(e),
+    };
+    let stopped = sandbox.stop(&container).await;
+    let listing = listing.map_err(|source| ReviewError::Server { server: server.name.clone(), source })?;
+    stopped.map_err(|source| ReviewError::Cage { server: server.name.clone(), source })?;
+    Ok(listing)
+}
+
+async fn list(upstream: &Upstream) -> Result<Listing, UpstreamError> {
+    Ok(Listing {
+        protocol_version: upstream.protocol_version().to_owned(),
+        server_info: upstream.server_info().clone(),
+        instructions: upstream.instructions().map(str::to_owned),
+        tools: upstream.list_all("tools/list", "tools").await?,
+        prompts: upstream.list_all("prompts/list", "prompts").await?,
+        resource_templates: upstream.list_all("resources/templates/list", "resourceTemplates").await?,
+    })
+}

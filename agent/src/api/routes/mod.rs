@@ -1,0 +1,30 @@
+//! The requests of the operators' API, one file per noun.
+
+mod agents;
+mod audit;
+mod clients;
+mod inventory;
+mod search;
+mod servers;
+mod shadows;
+mod status;
+mod tools;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use super::server::Api;
+
+pub(super) fn all() -> Router<Arc<Api>> {
+    Router::new()
+        .merge(agents::routes())
+        .merge(audit::routes())
+        .merge(clients::routes())
+        .merge(inventory::routes())
+        .merge(search::routes())
+        .merge(servers::routes())
+        .merge(shadows::routes())
+        .merge(status::routes())
+        .merge(tools::routes())
+}

@@ -1,0 +1,149 @@
+//! The log itself: append-only, numbered without a gap, durable before it answers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+
+use super::{Entry, Record};
+use crate::store::{Store, StoreError};
+
+/// Records that a slow subscriber may be behind before it is told that it lost some.
+const SUBSCRIBER_BACKLOG: usize = 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("cannot write the audit record: {0}; nothing is permitted until the log can be written again")]
+    Append(StoreError),
+    #[error("cannot write the audit record: it is not JSON ({0}); report this as a bug")]
+    Encode(serde_json::Error),
+    #[error("cannot read the audit log: {0}")]
+    Read(StoreError),
+    #[error("cannot read audit record {seq}: {source}; restore a copy of the state")]
+    Decode { seq: u64, source: serde_json::Error },
+}
+
+pub struct AuditLog {
+    store: Arc<Store>,
+    live: broadcast::Sender<Arc<Record>>,
+    /// Held over append and publish, so that subscribers see the order of the log.
+    order: Mutex<()>,
+}
+
+impl AuditLog {
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, live: broadcast::Sender::new(SUBSCRIBER_BACKLOG), order: Mutex::new(()) }
+    }
+
+    /// Writes one record and returns its number once it is on disk. On an error nothing was
+    /// written, and the caller must deny what it was about to permit.
+    pub fn record(&self, entry: Entry) -> Result<u64, AuditError> {
+        let mut record = entry.numbered(0, Timestamp::now());
+        // The transaction's closure cannot fail: what could fail in it is tried before.
+        serde_json::to_vec(&record).map_err(AuditError::Encode)?;
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = self
+            .store
+            .append_log(|seq| {
+                record.seq = seq;
+                serde_json::to_vec(&record).unwrap_or_default()
+            })
+            .map_err(AuditError::Append)?;
+        // No subscriber is not an error: the log is on disk.
+        let _ = self.live.send(Arc::new(record));
+        Ok(seq)
+    }
+
+    /// The last `count` records, oldest first.
+    pub fn tail(&self, count: usize) -> Result<Vec<Record>, AuditError> {
+        decode(self.store.log_tail(count).map_err(AuditError::Read)?)
+    }
+
+    /// Records from number `seq` on, at most `limit`, oldest first.
+    pub fn since(&self, seq: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
+        decode(self.store.read_log(seq, limit).map_err(AuditError::Read)?)
+    }
+
+    /// Every record from now on. A receiver that lags is told how many it missed and can get
+    /// them by [`AuditLog::since`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.live.subscribe()
+    }
+}
+
+fn decode(rows: Vec<(u64, Vec<u8>)>) -> Result<Vec<Record>, AuditError> {
+    rows.into_iter()
+        .map(|(seq, bytes)| serde_json::from_slice(&bytes).map_err(|source| AuditError::Decode { seq, source }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Kind, Outcome};
+    use serde_json::json;
+
+    fn log() -> (tempfile::TempDir, AuditLog) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("state.redb")).unwrap());
+        (dir, AuditLog::new(store))
+    }
+
+    fn entry(actor: &str) -> Entry {
+        Entry::new(Kind::Call, Outcome::Permit, actor)
+    }
+
+    #[test]
+    fn what_was_recorded_is_read_back_with_number_and_time() {
+        let (_dir, log) = log();
+        let before = Timestamp::now();
+        let entry = entry("a@x.y")
+            .agent("a@x.y")
+            .server("time")
+            .tool("now")
+            .call("c1")
+            .reason("why")
+            .detail(json!({"n": 1.50}));
+        assert_eq!(log.record(entry.clone()).unwrap(), 1);
+        let records = log.tail(5).unwrap();
+        assert_eq!(records.len(), 1);
+        assert!(records[0].time >= before);
+        assert_eq!(records[0], entry.numbered(1, records[0].time));
+    }
+
+    #[test]
+    fn json_names_are_the_promised_ones() {
+        let record = Entry::new(Kind::Denial, Outcome::Deny, "gate").agent("a@x.y").numbered(7, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            serde_json::to_string(&record).unwrap(),
+            r#"{"seq":7,"time":"1970-01-01T00:00:00Z","kind":"denial","outcome":"deny","actor":"gate","agent":"a@x.y"}"#
+        );
+        assert_eq!(Kind::Admin.to_string(), "admin");
+    }
+
+    #[test]
+    fn tail_and_since_are_oldest_first() {
+        let (_dir, log) = log();
+        for n in 0..5 {
+            log.record(entry(&n.to_string())).unwrap();
+        }
+        let seqs = |records: Vec<Record>| records.into_iter().map(|r| r.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(log.tail(2).unwrap()), [4, 5]);
+        assert_eq!(seqs(log.since(2, 2).unwrap()), [2, 3]);
+        assert_eq!(seqs(log.since(6, 2).unwrap()), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn subscribers_see_the_order_of_the_log_from_many_writers() {
+        let (_dir, log) = log();
+        let mut live = log.subscribe();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let log = &log;
+                scope.spawn(move || (0..10).for_each(|_| assert!(log.record(entry(&writer.to_string())).is_ok())));
+            }
+        });
+        let seen: Vec<u64> = std::iter::from_fn(|| live.try_recv().ok()).map(|r| r.seq).collect();
+        assert_eq!(seen, (1..=40).collect::<Vec<u64>>());
+    }
+}

@@ -1,0 +1,14 @@
+//! What every layer decided, in the order in which it was decided.
+//!
+//! Invariant: a decision whose record is not on disk was not taken. Whoever gets an
+//! [`AuditError`] from [`AuditLog::record`] denies.
+
+mod flood;
+mod log;
+mod orphans;
+mod record;
+
+pub use flood::Flood;
+pub use log::{AuditError, AuditLog};
+pub use orphans::close_orphans;
+pub use record::{Entry, Kind, Outcome, Record};

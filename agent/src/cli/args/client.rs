@@ -1,0 +1,94 @@
+//! `lazaret connect`, `lazaret client` and `lazaret inventory`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Json;
+
+/// Stdio connector: what an MCP client's config starts in place of the servers
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, in an MCP client's config:
+  {\"mcpServers\": {\"lazaret\": {\"command\": \"/usr/bin/lazaret\",
+                              \"args\": [\"connect\", \"--agent\", \"claude-code@ann.lazaret.local\"]}}}")]
+pub struct ConnectArgs {
+    /// Address of the agent that connects: NAME@SCOPE.PROVIDER.
+    #[arg(long, value_name = "ADDRESS")]
+    pub agent: String,
+    /// The agent's private key [default: ADDRESS.pem in $XDG_CONFIG_HOME/lazaret/agents]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+/// The host's MCP clients: find them, point one at the connector, take it back
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    List(ClientListArgs),
+    Install(ClientInstallArgs),
+    Remove(ClientRemoveArgs),
+}
+
+/// List the client configs on this host and the servers that they start
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret client list --json")]
+pub struct ClientListArgs {
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Point a client at the connector; shows the diff, asks, keeps a backup
+///
+/// Servers that were adopted and approved leave the client's config, because the client now reaches them through
+/// the door. Everything else in the file stays as it is, byte for byte.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lazaret client install claude-code --dry-run
+  lazaret client install claude-code --agent reviewer@ann.lazaret.local --yes")]
+pub struct ClientInstallArgs {
+    /// Which client: claude-code.
+    pub client: String,
+    /// Agent that the client connects as [default: CLIENT@USER.PROVIDER, enrolled if it is not yet]
+    #[arg(long, value_name = "ADDRESS")]
+    pub agent: Option<String>,
+    /// The agent's key file [default: below the home, made if it is not there]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Home directory whose config is changed [default: yours]
+    #[arg(long, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Show the diff and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Take the connector out of a client's config; what the client had before comes back from its backup
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret client remove claude-code")]
+pub struct ClientRemoveArgs {
+    /// Which client: claude-code.
+    pub client: String,
+    /// Home directory whose config is changed [default: yours]
+    #[arg(long, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Show the diff and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Every MCP server that any client on this host can reach, and whether it goes through the door
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lazaret inventory\n  lazaret inventory --json | jq '.servers[] | select(.door == false)'"
+)]
+pub struct InventoryArgs {
+    #[command(flatten)]
+    pub json: Json,
+}

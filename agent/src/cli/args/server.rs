@@ -1,0 +1,200 @@
+//! `lazaret server` and `lazaret tool`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Json;
+
+/// Servers behind the door: everything starts in quarantine
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    Add(ServerAddArgs),
+    List(ServerListArgs),
+    Show(ServerShowArgs),
+    Review(ServerReviewArgs),
+    Diff(ServerDiffArgs),
+    Approve(ServerApproveArgs),
+    Deny(ServerDenyArgs),
+    Remove(ServerRemoveArgs),
+    Logs(ServerLogsArgs),
+}
+
+/// Add a server in quarantine; nothing is fetched and nothing runs
+///
+/// Say where its code comes from with one of --npm, --pypi, --local and --image, or write the command as a client's
+/// config has it. Arguments after `--` go to the server.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lazaret server add files --npm @modelcontextprotocol/server-filesystem --mount /srv/docs:/data -- /data
+  lazaret server add time --pypi mcp-server-time==2026.7.4
+  lazaret server add files -- npx -y @modelcontextprotocol/server-filesystem /data
+  lazaret server add mine --local ./server.py -- python3 {src}
+  lazaret server add scan --image sha256:0123...")]
+pub struct ServerAddArgs {
+    /// Name that operators and agents see.
+    pub name: String,
+    /// npm package, with or without an exact version.
+    #[arg(long, value_name = "PKG[@VERSION]", group = "source")]
+    pub npm: Option<String>,
+    /// PyPI project, with or without an exact version.
+    #[arg(long, value_name = "PKG[==VERSION]", group = "source")]
+    pub pypi: Option<String>,
+    /// File or directory of this host, copied into the image; the command after `--` runs in the cage, {src} is the copy.
+    #[arg(long, value_name = "PATH", group = "source")]
+    pub local: Option<PathBuf>,
+    /// Image that is on this host already, by name or id.
+    #[arg(long, value_name = "REF", group = "source")]
+    pub image: Option<String>,
+    /// Environment of the server. `--env NAME` takes the value from your environment, so that it stands in no argv.
+    #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Loosening: a host path that the cage sees, read-only unless `:rw`.
+    #[arg(long = "mount", value_name = "HOST:CONTAINER[:rw]")]
+    pub mounts: Vec<String>,
+    /// Command of a client's config, or arguments for the server.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// List servers and their state
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret server list --json")]
+pub struct ServerListArgs {
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Show one server: launch definition, last review, history
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lazaret server show files\n  lazaret server show files --full | less")]
+pub struct ServerShowArgs {
+    pub name: String,
+    /// Also the whole tool descriptors, the package and its lock.
+    #[arg(long, conflicts_with = "json")]
+    pub full: bool,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Build it, start it in the cage without network, list its tools, and show what was found
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lazaret server review files\n  lazaret server review files --json | jq .servers[0].review.pin"
+)]
+pub struct ServerReviewArgs {
+    pub name: String,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Show what the newest review found otherwise than the approved one
+///
+/// Exits with 1 when they differ.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret server review files; lazaret server diff files")]
+pub struct ServerDiffArgs {
+    pub name: String,
+}
+
+/// Approve exactly what the review found; reviews first if there is no current review
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lazaret server approve files\n  lazaret server approve files --pin sha256:9f86... --yes"
+)]
+pub struct ServerApproveArgs {
+    pub name: String,
+    /// Approve only if the reviewed pin is this one.
+    #[arg(long, value_name = "DIGEST")]
+    pub pin: Option<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Do not start its container now; the first call does.
+    #[arg(long)]
+    pub no_start: bool,
+}
+
+/// Refuse a server for good; a running container is stopped
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret server deny files --why \"the publisher changed\"")]
+pub struct ServerDenyArgs {
+    pub name: String,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "an operator denied it")]
+    pub why: String,
+}
+
+/// Forget a server and its tools; a running container is stopped
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret server remove files --yes")]
+pub struct ServerRemoveArgs {
+    pub name: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Print what a running server wrote to its standard error
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret server logs files -n 200")]
+pub struct ServerLogsArgs {
+    pub name: String,
+    /// How many lines.
+    #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 100)]
+    pub lines: u32,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Tools of the servers behind the door
+#[derive(Debug, Subcommand)]
+pub enum ToolCommand {
+    List(ToolListArgs),
+    Show(ToolShowArgs),
+    Approve(ToolApproveArgs),
+    Block(ToolBlockArgs),
+}
+
+/// List tools and their state
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lazaret tool list\n  lazaret tool list files --json")]
+pub struct ToolListArgs {
+    /// Only the tools of this server.
+    pub server: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Show one tool: everything that an agent would see, its digest and its history
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret tool show files:read_file")]
+pub struct ToolShowArgs {
+    #[arg(value_name = "SERVER:TOOL")]
+    pub tool: String,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Approve one tool as it was reviewed; shows what is approved
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret tool approve files:read_file")]
+pub struct ToolApproveArgs {
+    #[arg(value_name = "SERVER:TOOL")]
+    pub tool: String,
+    /// Approve only if its digest is this one.
+    #[arg(long, value_name = "DIGEST")]
+    pub digest: Option<String>,
+}
+
+/// Block one tool: agents neither find nor call it
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret tool block files:write_file --why \"read only\"")]
+pub struct ToolBlockArgs {
+    #[arg(value_name = "SERVER:TOOL")]
+    pub tool: String,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "an operator blocked it")]
+    pub why: String,
+}

@@ -1,0 +1,161 @@
+//! What the daemon says of itself, and Docker, which is asked directly.
+
+use serde_json::Value;
+
+use super::Check;
+use crate::api::client::ClientError;
+use crate::api::types::StatusView;
+use crate::cli::instance::Instance;
+use crate::config::Mode;
+use crate::sandbox::{DockerInfo, Sandbox};
+
+pub async fn checks(instance: &Instance) -> Vec<Check> {
+    let mut checks = match instance.admin().get::<StatusView>("/v1/status").await {
+        Ok(status) => guard(&status),
+        Err(e @ ClientError::Unreachable { .. }) => {
+            vec![Check::fail(
+                "daemon",
+                e.to_string(),
+                "`lazaret daemon`, or `systemctl start lazaret`; until then only what is pinned guards",
+            )]
+        }
+        Err(ClientError::Refused(body)) => vec![Check::warn("daemon", body.message, "run this as an operator")],
+        Err(e) => vec![Check::warn("daemon", e.to_string(), "run `sudo lazaret doctor`")],
+    };
+    checks.extend(docker(instance).await);
+    checks
+}
+
+fn guard(status: &StatusView) -> Vec<Check> {
+    let mut checks = vec![Check::ok("daemon", format!("{} answers, pid {}", status.version, status.pid))];
+    if status.version != env!("CARGO_PKG_VERSION") {
+        checks.push(Check::warn(
+            "version",
+            format!("the daemon is {}, this is {}", status.version, env!("CARGO_PKG_VERSION")),
+            "restart the daemon",
+        ));
+    }
+    checks.push(backend(&status.kernel));
+    checks.extend(hooks(&status.kernel));
+    let lost = status.kernel["lost_events"].as_u64().unwrap_or(0);
+    if lost > 0 {
+        checks.push(Check::warn(
+            "events",
+            format!("{lost} events were lost; their verdicts stood"),
+            "see what floods the host with spawns",
+        ));
+    }
+    checks.push(match status.mode {
+        Mode::Observe => Check::warn(
+            "mode",
+            "observe: shadow servers are reported and run on",
+            "when `lazaret shadow list` holds no surprise any more, set [kernel] mode = \"enforce\"",
+        ),
+        mode => Check::ok("mode", mode.to_string()),
+    });
+    checks.push(match status.scope.as_str() {
+        "host" => Check::ok("scope", "the whole host"),
+        scope => Check::warn(
+            "scope",
+            format!("{scope}: nothing outside of it is judged"),
+            "set [kernel] scope = \"host\" to guard everything",
+        ),
+    });
+    checks
+}
+
+fn backend(kernel: &Value) -> Check {
+    let sentences = |key: &str| {
+        kernel[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")
+    };
+    match kernel["backend"].as_str() {
+        Some("observe-only") | None => Check::fail(
+            "backend",
+            format!("nothing is attached: {}", sentences("cannot")),
+            "start the daemon as root, on a kernel with BTF",
+        ),
+        Some(name) => match sentences("cannot") {
+            cannot if cannot.is_empty() => Check::ok("backend", name),
+            cannot => Check::ok("backend", format!("{name}; it cannot: {cannot}")),
+        },
+    }
+}
+
+fn hooks(kernel: &Value) -> Vec<Check> {
+    let hooks = kernel["hooks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let unproven: Vec<&Value> = hooks
+        .iter()
+        .filter(|hook| hook["attached"].as_bool() == Some(true) && hook["proven"].as_bool() != Some(true))
+        .collect();
+    if unproven.is_empty() {
+        return vec![Check::ok(
+            "hooks",
+            format!("{} attached, each proven by firing it", hooks.iter().filter(|h| h["attached"] == true).count()),
+        )];
+    }
+    let name = |hook: &Value| {
+        format!("{} ({})", hook["name"].as_str().unwrap_or("?"), hook["reason"].as_str().unwrap_or("it did not fire"))
+    };
+    let detail = unproven.into_iter().map(name).collect::<Vec<_>>().join("; ");
+    vec![Check::warn(
+        "hooks",
+        format!("attached but never seen firing: {detail}"),
+        "do not rely on them; report this with `lazaret status --json`",
+    )]
+}
+
+async fn docker(instance: &Instance) -> Vec<Check> {
+    // A bad configuration has its own check.
+    let config = instance.config().unwrap_or_default();
+    let sandbox = Sandbox::new(&config.sandbox, instance.paths.instance());
+    match sandbox.info().await {
+        Ok(info) => vec![engine(&info), base_image(&sandbox, &config.sandbox.base_image).await],
+        Err(e) if !super::host::is_root() => {
+            vec![Check::warn(
+                "docker",
+                format!("{e}; the daemon may reach it all the same"),
+                "run `sudo lazaret doctor`",
+            )]
+        }
+        Err(e) => vec![Check::fail(
+            "docker",
+            e.to_string(),
+            "start Docker, or name its socket in [sandbox] docker; without it no server runs",
+        )],
+    }
+}
+
+async fn base_image(sandbox: &Sandbox, name: &str) -> Check {
+    match sandbox.has_base_image().await {
+        Ok(true) => Check::ok("base image", format!("{name} is here")),
+        Ok(false) => Check::fail(
+            "base image",
+            format!("{name} is not here: servers of npm and PyPI cannot be built"),
+            "`cargo xtask images` makes it; or name one that has node, npm, python3 and git as [sandbox] base_image",
+        ),
+        Err(e) => Check::fail("base image", e.to_string(), "mend Docker first"),
+    }
+}
+
+fn engine(info: &DockerInfo) -> Check {
+    let rootless = if info.rootless { "rootless" } else { "with root" };
+    let text = format!(
+        "{} (API {}), {rootless}, cgroup v{} by {}, {}",
+        info.version, info.api_version, info.cgroup_version, info.cgroup_driver, info.storage_driver
+    );
+    if !info.security_options.iter().any(|option| option.contains("seccomp")) {
+        return Check::fail(
+            "docker",
+            format!("{text}: without seccomp"),
+            "use a Docker and a kernel that have seccomp",
+        );
+    }
+    if info.warnings.is_empty() {
+        return Check::ok("docker", text);
+    }
+    Check::warn(
+        "docker",
+        format!("{text}; {}", info.warnings.join("; ")),
+        "the cages lack this on this host; a newer kernel or Docker has it",
+    )
+}

@@ -1,0 +1,308 @@
+//! A review as a person reads it before a decision: everything, and nothing shortened.
+//!
+//! The server chose most of these words, so that every one passes through [`out::visible`].
+
+mod tools;
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{out, when};
+use crate::admission::{LaunchDefinition, Review, Source};
+use crate::api::types::{LaunchView, ServerView, ToolView};
+
+/// What the cage gives to every server, in one sentence.
+const CAGE: &str = "no network, no capabilities, no new privileges, read-only root, non-root user, seccomp, limits on memory, cpu and processes";
+
+pub(super) use tools::{lines as tool_lines, pretty};
+
+/// `full` adds what is else only counted: the whole descriptors, the lock and the package.
+pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
+    let mut text = Page::default();
+    text.field("server", &server.name);
+    text.field("state", &state(server));
+    text.field("from", &server.origin);
+    text.field("source", &source(&server.launch.source));
+    text.field("configured", &out::shell(&server.launch.configured));
+    let Some(review) = &server.review else {
+        loosenings(&mut text, &server.launch);
+        text.field("review", &format!("none yet; run `lazaret server review {}`", server.name));
+        history(&mut text, server);
+        return text.0;
+    };
+    text.field("reviewed", &when(review.at));
+    package(&mut text, review);
+    text.field("image", &review.image_id);
+    text.field("runs", &out::shell(&review.argv));
+    text.field("cage", CAGE);
+    loosenings(&mut text, &server.launch);
+    text.field(
+        "protocol",
+        &format!("MCP {}, says that it is {}", review.protocol_version, compact(&review.server_info)),
+    );
+    if let Some(instructions) = &review.instructions {
+        text.block("instructions", instructions);
+    }
+    for (label, listed) in [("prompts", &review.prompts), ("templates", &review.resource_templates)] {
+        if !matches!(listed.trim(), "" | "[]") {
+            text.block(label, listed);
+        }
+    }
+    text.line("");
+    text.line(&format!("tools ({})", tools.len()));
+    for tool in tools {
+        for line in tool_lines(tool, full) {
+            text.line(&line);
+        }
+    }
+    if full {
+        for (label, value) in
+            [("package", &review.package), ("lock", &review.lock), ("server info", &review.server_info)]
+        {
+            text.block(label, &pretty(&value.to_string()));
+        }
+    } else {
+        text.line("");
+        text.line(&out::visible(&format!(
+            "`lazaret server show {} --full` shows the descriptors and the lock whole",
+            server.name
+        )));
+    }
+    text.line("");
+    match review.findings.len() {
+        0 => text.line("findings      none by the automatic look, which proves nothing"),
+        n => text.line(&format!("findings ({n}): read these first")),
+    }
+    for finding in &review.findings {
+        text.line(&format!("  {:<17}{}: {}", finding.kind, out::visible(&finding.place), out::visible(&finding.text)));
+    }
+    text.line("");
+    history(&mut text, server);
+    text.field("pin", &review.pin);
+    if let Some(decided) = server.decided_pin.as_ref().filter(|pin| **pin != review.pin) {
+        text.field("decided pin", &format!("{decided}: it has changed since the decision"));
+    }
+    text.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn line(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn field(&mut self, label: &str, value: &str) {
+        let _ = writeln!(self.0, "{label:<14}{}", out::visible(value));
+    }
+
+    /// A longer text, indented, with its own line breaks.
+    fn block(&mut self, label: &str, value: &str) {
+        self.line(label);
+        for line in value.lines() {
+            self.line(&format!("    {}", out::visible(line)));
+        }
+    }
+}
+
+fn state(server: &ServerView) -> String {
+    match (server.active, &server.container) {
+        (true, Some(container)) => format!("{}, running in container {}", server.state, short(container)),
+        (true, None) => format!("{}, started by its first call", server.state),
+        (false, _) => format!("{}: it serves no calls", server.state),
+    }
+}
+
+fn short(container: &str) -> &str {
+    container.get(..12).unwrap_or(container)
+}
+
+pub fn source(source: &Source) -> String {
+    let versioned = |package: &str, separator: &str, version: &Option<String>| match version {
+        Some(version) => format!("{package}{separator}{version}"),
+        None => package.to_owned(),
+    };
+    match source {
+        Source::Npm { package, version, .. } => format!("npm {}", versioned(package, "@", version)),
+        Source::Pypi { package, version, with, .. } => {
+            let with: String = with.iter().map(|spec| format!(" with {spec}")).collect();
+            format!("pypi {}{with}", versioned(package, "==", version))
+        }
+        Source::Local { path, .. } => format!("local {}", path.display()),
+        Source::Image { image, .. } => format!("image {image}"),
+    }
+}
+
+fn package(text: &mut Page, review: &Review) {
+    let package = &review.package;
+    let known = |key: &str| said(&package[key]).unwrap_or_else(|| "not said".to_owned());
+    text.field("package", &format!("{} {}", known("name"), said(&package["version"]).unwrap_or_default()));
+    text.field("publisher", &known("publisher"));
+    text.field("licence", &known("license"));
+    if let Some(repository) = said(&package["repository"]).or_else(|| said(&package["homepage"])) {
+        text.field("home", &repository);
+    }
+    let scripts = package["install_scripts"].as_object().map(|scripts| scripts.len()).unwrap_or_default();
+    let of = package["install_scripts_of"].as_array().cloned().unwrap_or_default();
+    text.field(
+        "scripts",
+        &match (scripts, of.len()) {
+            (0, 0) => "no install scripts".to_owned(),
+            _ => format!("install scripts, NOT run: {} {}", compact(&package["install_scripts"]), list(&of)),
+        },
+    );
+    lock(text, &review.lock);
+}
+
+/// What the image is made of, and what of it is known only by its name.
+fn lock(text: &mut Page, lock: &Value) {
+    if let Some(layers) = lock["layers"].as_array() {
+        let digests = lock["digests"].as_array().map(|digests| list(digests)).unwrap_or_default();
+        let id = said(&lock["id"]).unwrap_or_default();
+        return text.field("lock", format!("{} layers of {id} {digests}", layers.len()).trim_end());
+    }
+    if let Some(tree) = said(&lock["tree"]) {
+        text.field("files", &tree);
+    }
+    let packages: Vec<_> = lock["packages"].as_object().into_iter().flatten().collect();
+    let known = |entry: &Value| {
+        let hashes = &entry["hashes"];
+        entry["integrity"].is_string()
+            || entry["link"] == true
+            || !matches!(hashes, Value::Null) && *hashes != serde_json::json!({})
+    };
+    let without: Vec<&str> =
+        packages.iter().filter(|(_, entry)| !known(entry)).map(|(name, _)| name.as_str()).collect();
+    let integrity = match without.len() {
+        0 => "each with its integrity hash".to_owned(),
+        n => format!("{n} WITHOUT an integrity hash: {}", without.join(", ")),
+    };
+    text.field("lock", &format!("{} packages, {integrity}", packages.len()));
+}
+
+/// A string, or the name in npm's `{"name": ..., "url": ...}`.
+fn said(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Object(_) => ["name", "url"].iter().find_map(|key| said(&value[*key])),
+        _ => None,
+    }
+}
+
+fn list(values: &[Value]) -> String {
+    values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn compact(value: &Value) -> String {
+    match value {
+        Value::Object(members) if members.get("name").is_some() => {
+            format!("{} {}", said(&value["name"]).unwrap_or_default(), said(&value["version"]).unwrap_or_default())
+        }
+        Value::Null => "nothing".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+fn loosenings(text: &mut Page, launch: &LaunchView) {
+    for mount in &launch.mounts {
+        let how = if mount.writable { "WRITABLE" } else { "read-only" };
+        text.field("loosening", &format!("sees {} as {}, {how}", mount.host.display(), mount.container.display()));
+    }
+    if !launch.env_names.is_empty() {
+        text.field("environment", &launch.env_names.join(", "));
+    }
+    for (name, value) in &launch.code_env {
+        text.field("loads code", &format!("{name}={}", out::shell(&[value])));
+    }
+    if launch.mounts.is_empty() {
+        text.field("loosenings", "none");
+    }
+}
+
+fn history(text: &mut Page, server: &ServerView) {
+    for step in &server.history {
+        text.field("history", &format!("{}  {} by {}: {}", when(step.at), step.to, step.by, step.why));
+    }
+}
+
+/// What is about to be added, for the one who adds it.
+pub fn launch(definition: &LaunchDefinition) -> String {
+    let mut text = Page::default();
+    let view = LaunchView::from(definition);
+    text.field("source", &source(&view.source));
+    text.field("arguments", &out::shell(&view.args));
+    loosenings(&mut text, &view);
+    text.0.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::AdmissionState;
+    use crate::api::types::Counts;
+
+    fn reviewed(description: &str) -> String {
+        let review = Review {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            image_id: "sha256:1234".into(),
+            argv: vec!["node".into(), "/srv/a b.js".into()],
+            package: serde_json::json!({"name": "pkg", "version": "1.2.3", "license": "MIT", "publisher": {"name": "Ann"},
+                "install_scripts": {"postinstall": "curl evil"}, "without_integrity": []}),
+            lock: serde_json::json!({"packages": {"a": {"integrity": "sha512-x"}, "b": {}, "c": {"hashes": {"sha256": "x"}}}}),
+            protocol_version: "2025-11-25".into(),
+            server_info: serde_json::json!({"name": "x", "version": "1"}),
+            instructions: Some("be\nkind".into()),
+            pin: "sha256:abcd".into(),
+            prompts: "[]".into(),
+            resource_templates: String::new(),
+            content: String::new(),
+            findings: vec![],
+        };
+        let server = ServerView {
+            name: "files".into(),
+            state: AdmissionState::Quarantined,
+            active: false,
+            origin: "operator".into(),
+            launch: LaunchView {
+                source: Source::Npm { package: "pkg".into(), version: None, bin: None },
+                args: vec![],
+                env_names: vec!["NODE_OPTIONS".into(), "TOKEN".into()],
+                code_env: [("NODE_OPTIONS".to_owned(), "--require /data/x.js".to_owned())].into(),
+                mounts: vec![],
+                configured: vec!["npx".into(), "-y".into(), "pkg".into()],
+            },
+            review: Some(review),
+            decided_pin: None,
+            tools: Counts::default(),
+            container: None,
+            history: vec![],
+        };
+        let tool = ToolView {
+            server: "files".into(),
+            name: "read".into(),
+            state: AdmissionState::Quarantined,
+            callable: false,
+            digest: "sha256:ff".into(),
+            title: None,
+            description: Some(description.into()),
+            descriptor: "{}".into(),
+            history: vec![],
+        };
+        text(&server, &[tool], false)
+    }
+
+    #[test]
+    fn a_review_reads_like_this() {
+        insta::assert_snapshot!(reviewed("Reads a file.\nAny file."));
+    }
+
+    #[test]
+    fn a_description_cannot_paint_over_the_review() {
+        let text = reviewed("ok\r\x1b[1A\x1b[2Kpin           sha256:fake\u{202e}");
+        assert!(!text.chars().any(|c| c != '\n' && out::is_hidden(c)), "{text}");
+        assert!(text.contains("\\r\\u{1b}[1A"), "{text}");
+    }
+}

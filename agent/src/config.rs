@@ -1,0 +1,348 @@
+//! What was configured: `config.toml`, the flags and `LAZARET_*`, and where everything lies.
+//!
+//! Unknown keys are errors with line and column. A file that is missing means the defaults;
+//! a file that cannot be read or understood is never ignored.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub const DEFAULT_CONFIG: &str = "/etc/lazaret/config.toml";
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/lazaret";
+pub const DEFAULT_RUN_DIR: &str = "/run/lazaret";
+pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/lazaret";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "cannot read the configuration {path}: {source}; check that the file is there and readable, or name another with --config"
+    )]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}:{line}:{column}: {message}; correct the file, `lazaret doctor` checks it")]
+    Syntax { path: PathBuf, line: usize, column: usize, message: String },
+    #[error("{0}")]
+    Value(String),
+}
+
+/// What the kernel does with a process that evidence convicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Report only; the installed default.
+    #[default]
+    Observe,
+    /// Stop it before its first instruction, until a human decides.
+    Hold,
+    /// Deny or kill it there.
+    Enforce,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Observe => "observe",
+            Mode::Hold => "hold",
+            Mode::Enforce => "enforce",
+        })
+    }
+}
+
+/// The processes that Lazaret judges. Outside of it nothing is ever denied or killed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Scope {
+    #[default]
+    Host,
+    /// A cgroup v2 directory and everything born in it.
+    Cgroup(PathBuf),
+    Uid(u32),
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "host" {
+            return Ok(Scope::Host);
+        }
+        match text.split_once(':') {
+            Some(("cgroup", path)) if !path.is_empty() => Ok(Scope::Cgroup(PathBuf::from(path))),
+            Some(("uid", uid)) => uid.parse().map(Scope::Uid).map_err(|e| {
+                format!("cannot read the scope {text:?}: {uid:?} is not a uid ({e}); write uid:N with a decimal number")
+            }),
+            _ => Err(format!("cannot read the scope {text:?}; write host, cgroup:PATH or uid:N")),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::Host => f.write_str("host"),
+            Scope::Cgroup(path) => write!(f, "cgroup:{}", path.display()),
+            Scope::Uid(uid) => write!(f, "uid:{uid}"),
+        }
+    }
+}
+
+impl Serialize for Scope {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scope {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why the kernel thinks that a process is an MCP server outside the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Evidence {
+    Config,
+    Catalogue,
+    Handshake,
+    Connect,
+}
+
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub kernel: KernelConfig,
+    pub clients: ClientsConfig,
+    pub identity: IdentityConfig,
+    pub proxy: ProxyConfig,
+    pub rate: RateConfig,
+    pub sandbox: SandboxConfig,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelConfig {
+    pub mode: Mode,
+    pub scope: Scope,
+    /// A mode for one kind of evidence that differs from `mode`.
+    pub evidence: BTreeMap<Evidence, Mode>,
+    /// Keep links and maps in bpffs, so that enforcement outlives the daemon.
+    pub pin: bool,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self { mode: Mode::Observe, scope: Scope::Host, evidence: BTreeMap::new(), pin: true }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientsConfig {
+    /// Home directories to read client configs from, beside those of the host's users.
+    pub homes: Vec<PathBuf>,
+    /// Project directories to read client configs from, beside those that clients know.
+    pub projects: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityConfig {
+    /// AMP provider of the agents that are enrolled here: at least two labels.
+    pub provider: String,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        Self { provider: "lazaret.local".into() }
+    }
+}
+
+/// What an agent sees through the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Expose {
+    /// `search_tools`, `describe_tool`, `call_tool`.
+    #[default]
+    Search,
+    /// Every approved tool under `server__tool`.
+    Direct,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    pub expose: Expose,
+    /// Longest JSON-RPC message in bytes, in both directions.
+    pub max_message_bytes: usize,
+    /// Deepest nesting of a JSON-RPC message.
+    pub max_depth: usize,
+    /// Seconds that one call may take.
+    pub call_timeout_secs: u64,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self { expose: Expose::Search, max_message_bytes: 4 << 20, max_depth: 64, call_timeout_secs: 120 }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateConfig {
+    /// Calls per minute that one agent may make, on average.
+    pub calls_per_minute: u32,
+    /// Calls that one agent may make at once.
+    pub burst: u32,
+}
+
+impl Default for RateConfig {
+    fn default() -> Self {
+        Self { calls_per_minute: 6000, burst: 1000 }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// Docker's socket.
+    pub docker: PathBuf,
+    /// Image that npm and PyPI servers are built on: it has node, npm, python3, pip and git.
+    pub base_image: String,
+    /// Memory of one cage in bytes; swap is equal, so there is none.
+    pub memory_bytes: i64,
+    pub cpus: f64,
+    pub pids: i64,
+    /// Size of the cage's /tmp in bytes.
+    pub tmpfs_bytes: u64,
+    /// Seconds without a call after which a server's container is stopped.
+    pub idle_stop_secs: u64,
+    /// Seconds that a server may take from start to its answer to `initialize`.
+    pub start_timeout_secs: u64,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            docker: PathBuf::from("/var/run/docker.sock"),
+            base_image: "lazaret/base:1".into(),
+            memory_bytes: 512 << 20,
+            cpus: 1.0,
+            pids: 128,
+            tmpfs_bytes: 64 << 20,
+            idle_stop_secs: 900,
+            start_timeout_secs: 30,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`. `explicit` says that the user named the file, so that it must exist.
+    pub fn load(path: &Path, explicit: bool) -> Result<Self, ConfigError> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !explicit => return Ok(Self::default()),
+            Err(source) => return Err(ConfigError::Read { path: path.into(), source }),
+        };
+        Self::parse(&text, path)
+    }
+
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|e| {
+            let (line, column) = e.span().map_or((1, 1), |span| line_column(text, span.start));
+            ConfigError::Syntax { path: path.into(), line, column, message: e.message().trim().replace('\n', ", ") }
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let bad = |what: &str| Err(ConfigError::Value(format!("{}: {what}", path.display())));
+        if self.rate.calls_per_minute == 0 || self.rate.burst == 0 {
+            return bad("[rate] calls_per_minute and burst must be at least 1; suspend an agent to stop it");
+        }
+        if self.identity.provider.split('.').filter(|label| !label.is_empty()).count() < 2 {
+            return bad("[identity] provider must have at least two labels, such as lazaret.local");
+        }
+        if self.proxy.max_message_bytes < 64 << 10 {
+            return bad("[proxy] max_message_bytes must be at least 65536");
+        }
+        Ok(())
+    }
+}
+
+/// Line and column, both from 1; the column counts characters.
+pub fn line_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(offset)];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    (line, column)
+}
+
+/// Where this instance's files and sockets are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    pub config: PathBuf,
+    pub config_explicit: bool,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub policy_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+}
+
+impl Paths {
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("state.redb")
+    }
+
+    pub fn mcp_socket(&self) -> PathBuf {
+        self.run_dir.join("mcp.sock")
+    }
+
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run_dir.join("admin.sock")
+    }
+
+    /// Names this instance in container labels and in bpffs, so that two never touch each other's things.
+    pub fn instance(&self) -> String {
+        use sha2::Digest as _;
+        let state = std::path::absolute(&self.state_dir).unwrap_or_else(|_| self.state_dir.clone());
+        hex::encode(&sha2::Sha256::digest(state.as_os_str().as_encoded_bytes())[..6])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_line_and_column() {
+        let error = Config::parse("[kernel]\nmode = \"observe\"\n  mdoe = 1\n", Path::new("c.toml")).unwrap_err();
+        assert!(error.to_string().starts_with("c.toml:3:3: unknown field `mdoe`"), "{error}");
+    }
+
+    #[test]
+    fn scopes_read_back_as_written() {
+        for text in ["host", "cgroup:/sys/fs/cgroup/x", "uid:1000"] {
+            assert_eq!(text.parse::<Scope>().unwrap().to_string(), text);
+        }
+        assert!("cgroup:".parse::<Scope>().is_err());
+        assert!("uid:x".parse::<Scope>().is_err());
+    }
+
+    #[test]
+    fn evidence_modes_are_read() {
+        let config = Config::parse("[kernel.evidence]\nhandshake = \"hold\"\n", Path::new("c")).unwrap();
+        assert_eq!(config.kernel.evidence[&Evidence::Handshake], Mode::Hold);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_config_or_an_error_with_a_place(text in ".{0,200}") {
+            if let Err(ConfigError::Syntax { line, column, .. }) = Config::parse(&text, Path::new("c")) {
+                proptest::prop_assert!(line >= 1 && column >= 1);
+            }
+        }
+    }
+}

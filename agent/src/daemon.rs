@@ -1,0 +1,367 @@
+//! The daemon: puts the rooms together, keeps them running, and takes them down in order.
+//!
+//! It is ready when the kernel guards, the client configs are known to it and both sockets
+//! listen; only then does it say so (systemd's `READY=1` and the summary).
+
+mod clients;
+mod summary;
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, AdmissionError, ClientWatch};
+use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
+use crate::config::{Config, Mode, Paths, Scope};
+use crate::identity::{AgentKey, IdentityError, Registry};
+use crate::kernel::shadow::{ShadowError, Shadows};
+use crate::kernel::{Backend, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
+use crate::policy::{Gates, PolicyError};
+use crate::proxy::{Hub, ListenError};
+use crate::sandbox::Sandbox;
+use crate::search::{SearchError, SearchIndex};
+use crate::store::{Store, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("cannot make the directory {path}: {source}; run the daemon as root, or name another with {flag}")]
+    Directory { path: PathBuf, flag: &'static str, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Shadow(#[from] ShadowError),
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Api(#[from] crate::api::server::ApiError),
+    #[error(
+        "cannot start in mode {mode}: this kernel lets Lazaret stop nothing ({why}); run `lazaret doctor`, or start with --mode observe to use the door without the kernel's guard"
+    )]
+    NothingEnforced { mode: Mode, why: String },
+    #[error("cannot catch the signal {name}: {source}")]
+    Signal { name: &'static str, source: std::io::Error },
+}
+
+/// What `lazaret daemon` was asked for, over what the configuration says.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    pub paths: Paths,
+    pub config: Config,
+    pub mode: Option<Mode>,
+    pub scope: Option<Scope>,
+    /// Leave nothing pinned in the kernel when the daemon ends.
+    pub detach_on_exit: bool,
+}
+
+/// Everything that a request can reach.
+pub struct App {
+    pub config: Config,
+    pub paths: Paths,
+    pub store: Arc<Store>,
+    pub audit: Arc<AuditLog>,
+    pub registry: Arc<Registry>,
+    pub admission: Arc<Admission>,
+    pub index: Arc<SearchIndex>,
+    pub gates: Arc<Gates>,
+    pub sandbox: Arc<Sandbox>,
+    pub hub: Arc<Hub>,
+    pub kernel: Arc<Guard>,
+    pub shadows: Arc<Shadows>,
+    pub clients: Arc<ClientWatch>,
+    pub daemon_key: AgentKey,
+    pub started: Timestamp,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
+    let DaemonOptions { paths, mut config, mode, scope, detach_on_exit } = options;
+    config.kernel.mode = mode.unwrap_or(config.kernel.mode);
+    config.kernel.scope = scope.unwrap_or(config.kernel.scope.clone());
+
+    // Caught from the beginning: a stop during the start takes everything down in order too.
+    let mut signals = Signals::catch()?;
+    private_dir(&paths.state_dir, 0o700, "--state-dir")?;
+    private_dir(&paths.run_dir, 0o755, "--run-dir")?;
+    // The database's lock comes first: a second daemon must not touch anything of the first.
+    let store = Arc::new(Store::open(&paths.database())?);
+    let api_socket = crate::api::server::bind(&paths)?;
+    let mcp_socket = crate::proxy::bind(&paths.mcp_socket())?;
+
+    let (app, events) = build(paths, config, store)?;
+    let app = Arc::new(app);
+    // Without a log nothing may be permitted; what was asked for the end holds for this end too.
+    if let Err(e) = open_log(&app) {
+        end_kernel(&app, detach_on_exit);
+        return Err(e.into());
+    }
+    let cancel = CancellationToken::new();
+    let swept = match app.sandbox.sweep().await {
+        Ok(swept) => swept,
+        Err(e) => {
+            tracing::warn!("no server can run: {e}");
+            0
+        }
+    };
+    if swept > 0 {
+        tracing::info!(containers = swept, "removed what an earlier daemon left behind");
+    }
+
+    let tasks = [
+        tokio::spawn(clients::follow_configs(app.clone(), cancel.clone())),
+        tokio::spawn(follow_events(app.clone(), events, cancel.clone())),
+        tokio::spawn(follow_tools(app.clone(), cancel.clone())),
+        tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
+        tokio::spawn(crate::proxy::serve(app.clone(), mcp_socket, cancel.clone())),
+    ];
+    summary::print(&app).await;
+    notify("READY=1");
+
+    signals.wait_for_end(&app, &cancel).await;
+    notify("STOPPING=1");
+    tracing::info!("stopping: sessions end, containers are removed");
+    cancel.cancel();
+    app.hub.stop_all().await;
+    // What is left now belongs to a review that was cut off; our cgroup goes with it.
+    if let Err(e) = app.sandbox.sweep().await {
+        tracing::debug!("nothing was swept at the end: {e}");
+    }
+    for task in tasks {
+        // A task that panicked has already said so in the journal.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), task).await;
+    }
+    let stopped = app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon stopped"));
+    end_kernel(&app, detach_on_exit);
+    for socket in [app.paths.admin_socket(), app.paths.mcp_socket()] {
+        if let Err(e) = std::fs::remove_file(&socket) {
+            tracing::debug!(path = %socket.display(), "cannot remove the socket: {e}");
+        }
+    }
+    stopped?;
+    Ok(())
+}
+
+/// Closes what an earlier daemon left open in the log, before anything new can be in flight, and
+/// writes down that this one starts and how strongly it guards.
+fn open_log(app: &App) -> Result<(), AuditError> {
+    let orphans = crate::audit::close_orphans(&app.audit)?;
+    if orphans > 0 {
+        tracing::warn!(
+            calls = orphans,
+            "calls of an earlier daemon have no result on record: what became of them is unknown"
+        );
+    }
+    let detail = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "kernel": app.kernel.report()});
+    app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon started").detail(detail))?;
+    Ok(())
+}
+
+fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
+    let audit = Arc::new(AuditLog::new(store.clone()));
+    let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
+    let registry = Arc::new(Registry::new(store.clone(), audit.clone()));
+    let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
+    let index = Arc::new(SearchIndex::new());
+    index.rebuild(&admission.approved_tools()?)?;
+    let gates =
+        Arc::new(Gates::new(registry.clone(), admission.clone(), audit.clone(), &config.rate, &paths.policy_dir)?);
+    let (guard, events) = Guard::start(KernelSettings {
+        mode: config.kernel.mode,
+        evidence: config.kernel.evidence.clone(),
+        scope: config.kernel.scope.clone(),
+        bpf_dir: paths.bpf_dir.clone(),
+        pin: config.kernel.pin,
+        trusted: trusted_executables(),
+    })?;
+    let report = guard.report();
+    if config.kernel.mode != Mode::Observe && report.backend == Backend::ObserveOnly {
+        let why = report.hooks.iter().find_map(|hook| hook.reason.clone()).unwrap_or_else(|| report.cannot.join("; "));
+        return Err(DaemonError::NothingEnforced { mode: config.kernel.mode, why });
+    }
+    let guard = Arc::new(guard);
+    let sandbox = Sandbox::new(&config.sandbox, paths.instance());
+    sandbox.set_launch_grant(guard.clone());
+    let sandbox = Arc::new(sandbox);
+    let hub = Hub::new(sandbox.clone(), admission.clone(), audit.clone(), &config);
+    let shadows = Arc::new(Shadows::new(store.clone(), audit.clone(), admission.clone(), guard.clone()));
+    let clients = Arc::new(ClientWatch::start(&config.clients.homes, &config.clients.projects, &paths.run_dir)?);
+    // What one user's config says must not keep the daemon from guarding everybody else.
+    if let Err(e) = shadows.learn(&clients.current()) {
+        tracing::error!("the kernel does not know the client configs: {e}");
+    }
+    let app = App {
+        config,
+        paths,
+        store,
+        audit,
+        registry,
+        admission,
+        index,
+        gates,
+        sandbox,
+        hub,
+        kernel: guard,
+        shadows,
+        clients,
+        daemon_key,
+        started: Timestamp::now(),
+    };
+    Ok((app, events))
+}
+
+/// Executables whose processes belong to the door or carry its messages: this one, and Docker's.
+fn trusted_executables() -> Vec<PathBuf> {
+    const DOCKER: [&str; 5] = ["dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "runc"];
+    let mut trusted: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
+    for dir in ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/libexec/docker", "/bin", "/sbin"] {
+        trusted.extend(DOCKER.iter().map(|name| Path::new(dir).join(name)).filter(|path| path.is_file()));
+    }
+    trusted
+}
+
+fn private_dir(path: &Path, mode: u32, flag: &'static str) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::Directory { path: path.into(), flag, source };
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+/// The operators' socket. Without it nobody can decide anything, so its end is the daemon's end.
+async fn serve_api(app: Arc<App>, socket: tokio::net::UnixListener, cancel: CancellationToken) {
+    if let Err(e) = crate::api::server::serve(app, socket, cancel.clone()).await {
+        tracing::error!("the admin socket failed: {e}");
+        cancel.cancel();
+    }
+}
+
+/// Writes down what the kernel reports. The verdict has been executed already.
+async fn follow_events(app: Arc<App>, mut events: mpsc::Receiver<KernelEvent>, cancel: CancellationToken) {
+    loop {
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            event = events.recv() => match event { Some(event) => event, None => return },
+        };
+        if event.kind == EventKind::Client {
+            let app = app.clone();
+            tokio::task::spawn_blocking(move || clients::learn_from(&app, &event));
+            continue;
+        }
+        let shadows = app.shadows.clone();
+        let event = Arc::new(event);
+        let recorded = tokio::task::spawn_blocking({
+            let event = event.clone();
+            move || shadows.record(&event)
+        })
+        .await;
+        match recorded {
+            Ok(Ok(Some(shadow))) => {
+                summary::announce(&shadow, &app);
+                let shadows = app.shadows.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(e) = shadows.measure(&shadow.id, &event) {
+                        tracing::error!("the executable of shadow record {} has no digest: {e}", shadow.id);
+                    }
+                });
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(e)) => tracing::error!("a shadow process could not be written down: {e}"),
+            Err(e) => tracing::error!("writing down a shadow process failed: {e}"),
+        }
+    }
+}
+
+/// Keeps the search index equal to the approved tools.
+async fn follow_tools(app: Arc<App>, cancel: CancellationToken) {
+    let mut changes = app.admission.changes();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let rebuilt = tokio::task::spawn_blocking({
+            let app = app.clone();
+            move || -> Result<(), DaemonError> { Ok(app.index.rebuild(&app.admission.approved_tools()?)?) }
+        })
+        .await;
+        match rebuilt {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!("the search index is behind the approved tools: {e}"),
+            Err(e) => tracing::error!("rebuilding the search index failed: {e}"),
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, DaemonError> {
+        let catch = |kind, name| signal(kind).map_err(|source| DaemonError::Signal { name, source });
+        Ok(Self {
+            terminate: catch(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: catch(SignalKind::interrupt(), "SIGINT")?,
+            hangup: catch(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+
+    /// SIGHUP reads the policies again; SIGTERM and SIGINT end it.
+    async fn wait_for_end(&mut self, app: &App, cancel: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => match app.gates.reload() {
+                    Ok(()) => tracing::info!("policies reloaded"),
+                    Err(e) => tracing::error!("the policies were not reloaded, the former ones stay in force: {e}"),
+                },
+            }
+        }
+    }
+}
+
+fn end_kernel(app: &App, detach: bool) {
+    if detach {
+        match app.shadows.held() {
+            Ok(held) if !held.is_empty() => tracing::warn!(
+                "{} held processes stay stopped, and nobody guards them any more: {held:?}; `kill -KILL PID` ends one, `kill -CONT PID` lets it run",
+                held.len()
+            ),
+            Ok(_) => {}
+            Err(e) => tracing::error!("cannot tell which processes are still held: {e}"),
+        }
+        if let Err(e) = app.kernel.detach() {
+            tracing::error!("cannot take the kernel programs out: {e}");
+        }
+    } else if app.kernel.report().pinned {
+        tracing::info!("the kernel goes on guarding; `lazaret daemon --detach` ends that");
+    }
+}
+
+fn notify(state: &str) {
+    let states: &[sd_notify::NotifyState<'_>] = match state {
+        "READY=1" => &[sd_notify::NotifyState::Ready],
+        _ => &[sd_notify::NotifyState::Stopping],
+    };
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::debug!("systemd was not told {state}: {e}");
+    }
+}

@@ -1,0 +1,271 @@
+//! The mutual challenge that opens every connection, before any MCP line:
+//!
+//! ```text
+//! daemon    -> hello    its key, a nonce
+//! connector -> proof    the agent, a nonce, a session key; signed with the agent's key
+//! daemon    -> welcome  the session; signed with the daemon's key    (or: refused, why, what to do)
+//! ```
+//!
+//! One JSON object a line. Each signature covers both nonces and names the one whom it is for,
+//! under a prefix of its own, so that none serves on another connection, for another daemon, or
+//! in the other direction. A nonce lives as long as its connection: there is nothing to replay.
+
+mod lines;
+mod wire;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::io::{AsyncBufRead, AsyncWrite};
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+pub use wire::{Hello, Message, Proof, Welcome};
+
+use super::{Address, AgentKey, KeyError, NotActive, Peer, PublicKey, Registry, Session, SessionIdentity};
+use crate::audit::{AuditError, Entry, Kind, Outcome};
+
+/// A proof is valid for this long.
+pub const PROOF_LIFETIME: Duration = Duration::from_secs(30);
+/// Clocks of the two ends may differ by this much; they are on one host.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+/// The whole challenge takes at most this long.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// No message of the challenge is longer than this, newline included.
+pub const MAX_LINE: usize = 8 << 10;
+
+const VERSION: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChallengeError {
+    #[error("cannot connect: {reason}; {next_step}")]
+    Refused { reason: String, next_step: String },
+    #[error("cannot connect: the other end said nothing for {} s; see `lazaret status`", DEADLINE.as_secs())]
+    TooSlow,
+    #[error("cannot connect: the other end closed the connection; see `lazaret status`")]
+    Closed,
+    #[error(
+        "cannot connect: the other end sent a line of more than {MAX_LINE} bytes; it does not speak Lazaret's protocol"
+    )]
+    TooLong,
+    #[error(
+        "cannot connect: the other end sent something that is not Lazaret's protocol ({0}); check the socket's path"
+    )]
+    Malformed(String),
+    #[error(
+        "cannot connect: the daemon speaks version {0} of the protocol, this connector version {VERSION}; install the same release of both"
+    )]
+    Version(u32),
+    #[error(
+        "cannot connect: whatever listens at the socket could not prove that it is the daemon {0}; see `lazaret status`"
+    )]
+    FalseDaemon(String),
+    #[error("cannot connect: {0}; check the socket's path")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+/// The daemon's side. On an error the peer has been told why, and nothing more is to be sent.
+/// Both outcomes are on record when it returns; of many refusals of one uid some are only counted.
+pub async fn accept<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    peer: Peer,
+    daemon: &AgentKey,
+    registry: &Registry,
+) -> Result<SessionIdentity, ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let exchange = async {
+        let hello = Hello { v: VERSION, aud: daemon.public().did(), nonce: nonce()?, daemon_pub: daemon.public() };
+        lines::send(writer, &Message::Hello(hello.clone())).await?;
+        let proof = match lines::receive(reader).await {
+            Ok(Message::Proof(proof)) => proof,
+            Ok(_) => return refuse(writer, registry, peer, not_ours("out of turn")).await,
+            Err(ChallengeError::Malformed(what)) => return refuse(writer, registry, peer, not_ours(&what)).await,
+            Err(e @ ChallengeError::TooLong) => return refuse(writer, registry, peer, not_ours(&e.to_string())).await,
+            Err(e) => return Err(e),
+        };
+        let session = nonce()?;
+        match at_the_disk(|| admit(&hello, &proof, peer, registry, Timestamp::now())) {
+            Ok(did) => {
+                let identity = SessionIdentity {
+                    address: proof.agent.clone(),
+                    did,
+                    session: session.clone(),
+                    session_pub: proof.session_pub,
+                    peer,
+                    since: Timestamp::now(),
+                };
+                at_the_disk(|| record_welcome(registry, &identity))?;
+                let sig = daemon.sign(&wire::welcome_text(&hello, &proof, &session));
+                lines::send(writer, &Message::Welcome(Welcome { session, sig })).await?;
+                Ok(identity)
+            }
+            Err(refusal) => refuse(writer, registry, peer, Refusal { claimed: Some(proof.agent), ..refusal }).await,
+        }
+    };
+    tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(ChallengeError::TooSlow))
+}
+
+/// The connector's side. `expected` is the daemon's key where it is known beforehand.
+pub async fn present<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    agent: &Address,
+    key: &AgentKey,
+    expected: Option<&PublicKey>,
+) -> Result<Session, ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let exchange = async {
+        let hello = match lines::receive(reader).await? {
+            Message::Hello(hello) => hello,
+            Message::Refused { reason, next_step } => return Err(ChallengeError::Refused { reason, next_step }),
+            _ => return Err(ChallengeError::Malformed("out of turn".into())),
+        };
+        if hello.v != VERSION {
+            return Err(ChallengeError::Version(hello.v));
+        }
+        let daemon = hello.daemon_pub;
+        if daemon.did() != hello.aud || expected.is_some_and(|expected| *expected != daemon) {
+            return Err(ChallengeError::FalseDaemon(expected.unwrap_or(&daemon).did()));
+        }
+        let session_key = AgentKey::generate()?;
+        let exp = Timestamp::now().as_second() + PROOF_LIFETIME.as_secs() as i64;
+        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp);
+        lines::send(writer, &Message::Proof(proof.clone())).await?;
+        match lines::receive(reader).await? {
+            Message::Welcome(Welcome { session, sig }) => {
+                let text = wire::welcome_text(&hello, &proof, &session);
+                daemon.verify(&text, &sig).map_err(|_| ChallengeError::FalseDaemon(daemon.did()))?;
+                Ok(Session { id: session, agent: agent.clone(), daemon, key: session_key })
+            }
+            Message::Refused { reason, next_step } => Err(ChallengeError::Refused { reason, next_step }),
+            _ => Err(ChallengeError::Malformed("out of turn".into())),
+        }
+    };
+    tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(ChallengeError::TooSlow))
+}
+
+/// Why somebody is not let in.
+struct Refusal {
+    claimed: Option<Address>,
+    reason: String,
+    next_step: String,
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self { claimed: None, reason: reason.into(), next_step: next_step.into() }
+    }
+}
+
+fn not_ours(what: &str) -> Refusal {
+    Refusal::new(
+        format!("this is not Lazaret's connector ({what})"),
+        "let your MCP client start `lazaret connect --agent ADDRESS`",
+    )
+}
+
+impl From<NotActive> for Refusal {
+    fn from(refusal: NotActive) -> Self {
+        if let NotActive::Registry(e) = &refusal {
+            // What is wrong with the state is for the operator, not for a stranger.
+            tracing::error!("cannot look up an agent that connects: {e}");
+            return Self::new("the registry cannot be read", refusal.next_step());
+        }
+        Self::new(refusal.to_string(), refusal.next_step())
+    }
+}
+
+/// The whole judgement on a proof; returns the agent's did. The order matters: nobody learns
+/// anything about an agent before having proven to hold the key that goes with the answer.
+fn admit(hello: &Hello, proof: &Proof, peer: Peer, registry: &Registry, now: Timestamp) -> Result<String, Refusal> {
+    let stranger = || Refusal::from(NotActive::Unknown(proof.agent.clone()));
+    let key = PublicKey::from_did(&proof.did).map_err(|_| stranger())?;
+    key.verify(&wire::proof_text(hello, proof), &proof.sig).map_err(|_| stranger())?;
+
+    let lifetime = (PROOF_LIFETIME + CLOCK_SKEW).as_secs() as i64;
+    let skew = CLOCK_SKEW.as_secs() as i64;
+    // Saturating: `exp` is the peer's number.
+    let left = proof.exp.saturating_sub(now.as_second());
+    if left < -skew {
+        return Err(Refusal::new(
+            "the proof has expired",
+            "start the connector again; check that the clock is not being set",
+        ));
+    }
+    if left > lifetime {
+        return Err(Refusal::new(
+            "the proof is valid for too long",
+            "start the connector again; check that the clock is not being set",
+        ));
+    }
+    if proof.nonce.len() < 32 || proof.nonce == hello.nonce {
+        return Err(Refusal::new(
+            "the proof has no nonce of its own",
+            "install the same release of connector and daemon",
+        ));
+    }
+    let revoked = registry.revocation(&key).map_err(NotActive::from)?;
+    if let Some(revocation) = revoked.filter(|revocation| revocation.agent_address == proof.agent) {
+        return Err(NotActive::RevokedKey { address: proof.agent.clone(), at: revocation.revoked_at }.into());
+    }
+    Ok(registry.standing_for(&proof.agent, &proof.did, peer.uid)?.did)
+}
+
+async fn refuse<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    registry: &Registry,
+    peer: Peer,
+    refusal: Refusal,
+) -> Result<SessionIdentity, ChallengeError> {
+    let Refusal { claimed, reason, next_step } = refusal;
+    let detail = json!({ "gate": "challenge", "uid": peer.uid, "pid": peer.pid });
+    let mut entry = Entry::new(Kind::Denial, Outcome::Deny, format!("uid:{}", peer.uid)).reason(&reason).detail(detail);
+    entry.agent = claimed.map(String::from);
+    at_the_disk(|| registry.record_refusal(peer.uid, entry))?;
+    // The peer may have gone already; it is refused all the same.
+    let _ = lines::send(writer, &Message::Refused { reason: reason.clone(), next_step: next_step.clone() }).await;
+    Err(ChallengeError::Refused { reason, next_step })
+}
+
+fn record_welcome(registry: &Registry, identity: &SessionIdentity) -> Result<(), AuditError> {
+    let detail = json!({
+        "did": identity.did,
+        "session": identity.session,
+        "session_pub": identity.session_pub,
+        "uid": identity.peer.uid,
+        "pid": identity.peer.pid,
+    });
+    let agent = identity.address.as_str();
+    let entry = Entry::new(Kind::Agent, Outcome::Permit, agent).agent(agent).reason("connected").detail(detail);
+    registry.audit().record(entry).map(drop)
+}
+
+/// Runs what reads and writes the state; where the runtime has several threads, none of its other
+/// tasks waits for that.
+fn at_the_disk<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// 32 random bytes in hex.
+fn nonce() -> Result<String, KeyError> {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).map_err(KeyError::Randomness)?;
+    Ok(hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! The messages of the challenge and the texts that are signed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Address, AgentKey, PublicKey, Signature};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Message {
+    Hello(Hello),
+    Proof(Proof),
+    Welcome(Welcome),
+    Refused { reason: String, next_step: String },
+}
+
+/// The daemon introduces itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub v: u32,
+    /// The daemon's did: whom the proof must be for.
+    pub aud: String,
+    pub nonce: String,
+    pub daemon_pub: PublicKey,
+}
+
+/// The connector proves that it holds the agent's key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    pub agent: Address,
+    pub did: String,
+    pub nonce: String,
+    pub session_pub: PublicKey,
+    /// Unix seconds after which the proof is worth nothing.
+    pub exp: i64,
+    pub sig: Signature,
+}
+
+/// The daemon proves itself, and names the session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub session: String,
+    pub sig: Signature,
+}
+
+/// JCS by construction: members in code point order, and no value that JCS would write otherwise
+/// than `serde_json` does (strings of ASCII, one integer below 2^53 or refused as out of time).
+#[derive(Serialize)]
+struct Signed<'a> {
+    agent: &'a Address,
+    aud: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<i64>,
+    nonces: [&'a str; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    session_pub: &'a PublicKey,
+}
+
+/// What the agent's key signs.
+pub(super) fn proof_text(hello: &Hello, proof: &Proof) -> Vec<u8> {
+    text(
+        "lazaret-connect-v1\n",
+        &Signed {
+            agent: &proof.agent,
+            aud: &hello.aud,
+            exp: Some(proof.exp),
+            nonces: [&hello.nonce, &proof.nonce],
+            session: None,
+            session_pub: &proof.session_pub,
+        },
+    )
+}
+
+/// What the daemon's key signs: it names the agent's did as the audience.
+pub(super) fn welcome_text(hello: &Hello, proof: &Proof, session: &str) -> Vec<u8> {
+    text(
+        "lazaret-welcome-v1\n",
+        &Signed {
+            agent: &proof.agent,
+            aud: &proof.did,
+            exp: None,
+            nonces: [&hello.nonce, &proof.nonce],
+            session: Some(session),
+            session_pub: &proof.session_pub,
+        },
+    )
+}
+
+fn text(prefix: &str, signed: &Signed<'_>) -> Vec<u8> {
+    let mut bytes = prefix.as_bytes().to_vec();
+    #[expect(clippy::expect_used, reason = "strings and an integer always encode")]
+    serde_json::to_writer(&mut bytes, signed).expect("a signed text is JSON");
+    bytes
+}
+
+pub(super) fn prove(
+    hello: &Hello,
+    agent: &Address,
+    key: &AgentKey,
+    session_pub: PublicKey,
+    nonce: String,
+    exp: i64,
+) -> Proof {
+    let did = key.public().did();
+    // Signed over everything but the signature: the placeholder never leaves this function.
+    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, sig: key.sign(b"") };
+    proof.sig = key.sign(&proof_text(hello, &proof));
+    proof
+}

@@ -1,0 +1,17 @@
+//! Layer 1: who is calling.
+//!
+//! An agent is an Ed25519 key with an AMP address. Invariant: a [`SessionIdentity`] exists only
+//! for a peer that has proven, on this very connection, that it holds the key which is enrolled
+//! and active under the address that it claims.
+
+mod address;
+pub mod challenge;
+mod keys;
+mod registry;
+mod session;
+
+pub use address::{Address, AddressError};
+pub use challenge::ChallengeError;
+pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
+pub use registry::{Agent, AgentState, NotActive, Registry, RegistryError, Revocation, RevocationReason, Step, Vouch};
+pub use session::{Peer, Session, SessionIdentity};

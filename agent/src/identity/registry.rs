@@ -1,0 +1,262 @@
+//! The agents that this host knows, and the keys that it will never accept again.
+//!
+//! Invariants: an address has one key at a time and a key one address; a revoked key is never
+//! enrolled again under any name; what grants something is on record before it takes effect, what
+//! takes something away takes effect first.
+
+mod model;
+mod standing;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::watch;
+
+pub use model::{Agent, AgentState, Revocation, RevocationReason, Step, Vouch};
+pub use standing::NotActive;
+
+use super::{Address, PublicKey};
+use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
+use crate::store::{Store, StoreError};
+
+/// Refused connections of one uid that are written down in a minute; anybody may knock.
+const MOST_REFUSALS: u32 = 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error(
+        "cannot find the agent {0}: it is not enrolled here; run `lazaret agent enroll {0}`, or see `lazaret agent list`"
+    )]
+    Unknown(Address),
+    #[error("cannot enroll {address}: it is enrolled already and {state}; revoke it first, or rotate its key")]
+    Enrolled { address: Address, state: AgentState },
+    #[error("cannot enroll {address}: its key {fingerprint} was revoked on {at} ({reason}); make a new key")]
+    RevokedKey { address: Address, fingerprint: String, at: Timestamp, reason: RevocationReason },
+    #[error("cannot enroll {address}: its key is that of {holder}; give each agent a key of its own")]
+    SharedKey { address: Address, holder: Address },
+    #[error("cannot change {address} from {from} to {to}: {from} agents cannot become {to}; {hint}")]
+    Transition { address: Address, from: AgentState, to: AgentState, hint: &'static str },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+pub struct Registry {
+    store: Arc<Store>,
+    audit: Arc<AuditLog>,
+    changes: watch::Sender<u64>,
+    /// One change at a time: the checks of a change span two tables.
+    writing: Mutex<()>,
+    refusals: Flood<u32>,
+}
+
+impl Registry {
+    pub fn new(store: Arc<Store>, audit: Arc<AuditLog>) -> Self {
+        Self {
+            store,
+            audit,
+            changes: watch::Sender::new(0),
+            writing: Mutex::new(()),
+            refusals: Flood::new(MOST_REFUSALS),
+        }
+    }
+
+    pub fn list(&self) -> Result<Vec<Agent>, RegistryError> {
+        Ok(self.store.list()?)
+    }
+
+    pub fn get(&self, address: &Address) -> Result<Option<Agent>, RegistryError> {
+        Ok(self.store.get(address.as_str())?)
+    }
+
+    /// Like [`Registry::get`], for callers that need there to be one.
+    pub fn require(&self, address: &Address) -> Result<Agent, RegistryError> {
+        self.get(address)?.ok_or_else(|| RegistryError::Unknown(address.clone()))
+    }
+
+    /// Whether, and why, a key was revoked; kept for ever.
+    pub fn revocation(&self, key: &PublicKey) -> Result<Option<Revocation>, RegistryError> {
+        Ok(self.store.get(&key.fingerprint_raw())?)
+    }
+
+    pub fn revocations(&self) -> Result<Vec<Revocation>, RegistryError> {
+        Ok(self.store.list()?)
+    }
+
+    /// Bumped by every change, so that open sessions look again.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// Writes down that `uid` was refused; beyond a number per minute it is only counted.
+    pub(super) fn record_refusal(&self, uid: u32, mut entry: Entry) -> Result<(), AuditError> {
+        let Some(unwritten) = self.refusals.admit(uid, std::time::Instant::now()) else { return Ok(()) };
+        if unwritten > 0 {
+            entry.detail["unwritten_before"] = json!(unwritten);
+        }
+        self.audit.record(entry).map(drop)
+    }
+
+    /// Enrolls a key under an address, for any user who holds the key.
+    pub fn enroll(
+        &self,
+        address: &Address,
+        key: PublicKey,
+        owner: Option<String>,
+        by: &str,
+    ) -> Result<Agent, RegistryError> {
+        self.enroll_for(address, key, owner, None, by)
+    }
+
+    /// Enrolls a key under an address, for one user of this host where `uid` names one. An
+    /// operator's word makes it active at once. An address that is taken can be enrolled anew only
+    /// after its key was revoked, expired or deregistered.
+    pub fn enroll_for(
+        &self,
+        address: &Address,
+        key: PublicKey,
+        owner: Option<String>,
+        uid: Option<u32>,
+        by: &str,
+    ) -> Result<Agent, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_new_key(address, &key)?;
+        let former = self.get(address)?;
+        if let Some(former) = former.as_ref().filter(|former| !former.state.is_final()) {
+            return Err(RegistryError::Enrolled { address: address.clone(), state: former.state });
+        }
+        let mut agent = Agent::pending(address.clone(), key, owner, by);
+        agent.uid = uid;
+        if let Some(former) = former {
+            agent.history.splice(0..0, former.history);
+        }
+        agent.step(AgentState::Active, by, "enrolled by an operator");
+        self.record(&agent, Outcome::Permit, by, "enrolled")?;
+        self.store.put(&agent)?;
+        self.changed();
+        Ok(agent)
+    }
+
+    /// Gives an agent a new key; the old one is revoked and points to the new one.
+    pub fn rotate(&self, address: &Address, new: PublicKey, by: &str) -> Result<Agent, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agent = self.require(address)?;
+        if agent.state.is_final() {
+            return Err(refused(&agent, AgentState::Active));
+        }
+        self.check_new_key(address, &new)?;
+        let old = agent.revocation(RevocationReason::KeyRotation, Some(new.fingerprint_raw()));
+        agent.set_key(new);
+        agent.step(agent.state, by, "key rotated");
+        self.record(&agent, Outcome::Permit, by, "key rotated")?;
+        self.store.put(&old)?;
+        self.store.put(&agent)?;
+        self.changed();
+        Ok(agent)
+    }
+
+    /// Ends an agent and its key for good. Open sessions lose it at their next call.
+    pub fn revoke(&self, address: &Address, reason: RevocationReason, by: &str) -> Result<Agent, RegistryError> {
+        let to = match reason {
+            RevocationReason::AgentDeregistered => AgentState::Deregistered,
+            _ => AgentState::Revoked,
+        };
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agent = self.require(address)?;
+        if !agent.state.can_become(to) {
+            return Err(refused(&agent, to));
+        }
+        let revocation = agent.revocation(reason, None);
+        // The key first: should the machine stop between the two, nobody gets in with it.
+        self.store.put(&revocation)?;
+        agent.revoked = Some(revocation);
+        agent.step(to, by, &reason.to_string());
+        self.store.put(&agent)?;
+        self.changed();
+        self.record(&agent, Outcome::Deny, by, &format!("{to}: {reason}"))?;
+        Ok(agent)
+    }
+
+    pub fn suspend(&self, address: &Address, by: &str, why: &str) -> Result<Agent, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = self.stepped(address, AgentState::Suspended, by, why)?;
+        self.store.put(&agent)?;
+        self.changed();
+        self.record(&agent, Outcome::Deny, by, why)?;
+        Ok(agent)
+    }
+
+    pub fn resume(&self, address: &Address, by: &str, why: &str) -> Result<Agent, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = self.stepped(address, AgentState::Active, by, why)?;
+        self.record(&agent, Outcome::Permit, by, why)?;
+        self.store.put(&agent)?;
+        self.changed();
+        Ok(agent)
+    }
+
+    /// Binds an agent to one user of this host (`None`: any user who holds the key).
+    pub fn bind_uid(&self, address: &Address, uid: Option<u32>, by: &str) -> Result<Agent, RegistryError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agent = self.require(address)?;
+        agent.uid = uid;
+        let why = uid.map_or_else(|| "bound to no uid".into(), |uid| format!("bound to uid {uid}"));
+        agent.step(agent.state, by, &why);
+        self.record(&agent, Outcome::Ok, by, &why)?;
+        self.store.put(&agent)?;
+        self.changed();
+        Ok(agent)
+    }
+
+    fn check_new_key(&self, address: &Address, key: &PublicKey) -> Result<(), RegistryError> {
+        if let Some(Revocation { fingerprint, revoked_at: at, reason, .. }) = self.revocation(key)? {
+            return Err(RegistryError::RevokedKey { address: address.clone(), fingerprint, at, reason });
+        }
+        let holder = self.list()?.into_iter().find(|agent| agent.public_key == *key);
+        match holder {
+            Some(holder) if holder.address != *address || !holder.state.is_final() => {
+                Err(if holder.address == *address {
+                    RegistryError::Enrolled { address: address.clone(), state: holder.state }
+                } else {
+                    RegistryError::SharedKey { address: address.clone(), holder: holder.address }
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stepped(&self, address: &Address, to: AgentState, by: &str, why: &str) -> Result<Agent, RegistryError> {
+        let mut agent = self.require(address)?;
+        if !agent.state.can_become(to) {
+            return Err(refused(&agent, to));
+        }
+        agent.step(to, by, why);
+        Ok(agent)
+    }
+
+    fn record(&self, agent: &Agent, outcome: Outcome, by: &str, why: &str) -> Result<(), RegistryError> {
+        let detail = json!({ "did": agent.did, "fingerprint": agent.fingerprint, "state": agent.state });
+        self.audit
+            .record(Entry::new(Kind::Agent, outcome, by).agent(agent.address.as_str()).reason(why).detail(detail))?;
+        Ok(())
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+}
+
+fn refused(agent: &Agent, to: AgentState) -> RegistryError {
+    let hint =
+        if agent.state.is_final() { "enroll the address again with a new key" } else { "see `lazaret agent show`" };
+    RegistryError::Transition { address: agent.address.clone(), from: agent.state, to, hint }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! An agent and the life that it leads, as it is stored and shown.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Address, PublicKey};
+use crate::store::Record;
+
+/// `pending -> active <-> suspended -> revoked | expired | deregistered`; the last three are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    Pending,
+    Active,
+    Suspended,
+    Revoked,
+    Expired,
+    Deregistered,
+}
+
+impl AgentState {
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Active, Self::Suspended, Self::Revoked, Self::Expired, Self::Deregistered];
+
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Revoked | Self::Expired | Self::Deregistered)
+    }
+
+    pub fn can_become(self, to: Self) -> bool {
+        match to {
+            Self::Pending => false,
+            Self::Active => matches!(self, Self::Pending | Self::Suspended),
+            Self::Suspended => self == Self::Active,
+            // A key that expired or was given back can turn out to be stolen later.
+            Self::Revoked => self != Self::Revoked,
+            Self::Expired | Self::Deregistered => !self.is_final(),
+        }
+    }
+}
+
+/// What a human's vouch for key and configuration is worth now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vouch {
+    #[default]
+    None,
+    Valid,
+    Drifted,
+    Expired,
+    Revoked,
+}
+
+/// Reasons as AMP names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum RevocationReason {
+    KeyCompromise,
+    KeyRotation,
+    AgentDeregistered,
+    AdminAction,
+}
+
+macro_rules! display_as_json_name {
+    ($($kind:ty),*) => {$(
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )*};
+}
+display_as_json_name!(AgentState, Vouch, RevocationReason);
+
+/// A key that is never accepted again. AMP asks for 90 days; here it is kept for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Over the raw key.
+    pub fingerprint: String,
+    pub agent_address: Address,
+    pub revoked_at: Timestamp,
+    pub reason: RevocationReason,
+    /// Fingerprint of the key that took its place.
+    pub superseded_by: Option<String>,
+}
+
+impl Record for Revocation {
+    const TABLE: &'static str = "revocations";
+    fn key(&self) -> String {
+        self.fingerprint.clone()
+    }
+}
+
+/// One step of an agent's life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub at: Timestamp,
+    pub to: AgentState,
+    pub by: String,
+    pub why: String,
+    /// Fingerprint of the key that the agent had from then on.
+    pub key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    pub address: Address,
+    pub did: String,
+    pub public_key: PublicKey,
+    /// Over the raw key.
+    pub fingerprint: String,
+    /// Over the DER SubjectPublicKeyInfo.
+    pub fingerprint_spki: String,
+    pub state: AgentState,
+    /// The human or organisation that answers for it.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// The only user who may connect as this agent; any user who holds the key if there is none.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub vouch: Vouch,
+    pub created_at: Timestamp,
+    #[serde(default)]
+    pub revoked: Option<Revocation>,
+    /// Oldest first; it spans all keys that the address ever had.
+    pub history: Vec<Step>,
+}
+
+impl Record for Agent {
+    const TABLE: &'static str = "agents";
+    fn key(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Agent {
+    pub(super) fn pending(address: Address, key: PublicKey, owner: Option<String>, by: &str) -> Self {
+        let mut agent = Self {
+            address,
+            did: key.did(),
+            public_key: key,
+            fingerprint: key.fingerprint_raw(),
+            fingerprint_spki: key.fingerprint_spki(),
+            state: AgentState::Pending,
+            owner,
+            uid: None,
+            vouch: Vouch::None,
+            created_at: Timestamp::now(),
+            revoked: None,
+            history: Vec::new(),
+        };
+        agent.step(AgentState::Pending, by, "key presented");
+        agent
+    }
+
+    pub(super) fn set_key(&mut self, key: PublicKey) {
+        self.did = key.did();
+        self.fingerprint = key.fingerprint_raw();
+        self.fingerprint_spki = key.fingerprint_spki();
+        self.public_key = key;
+        // A vouch is for key and configuration: a new key has none.
+        self.vouch = Vouch::None;
+    }
+
+    pub(super) fn step(&mut self, to: AgentState, by: &str, why: &str) {
+        self.state = to;
+        let step = Step { at: Timestamp::now(), to, by: by.into(), why: why.into(), key: self.fingerprint.clone() };
+        self.history.push(step);
+    }
+
+    pub(super) fn revocation(&self, reason: RevocationReason, superseded_by: Option<String>) -> Revocation {
+        Revocation {
+            fingerprint: self.fingerprint.clone(),
+            agent_address: self.address.clone(),
+            revoked_at: Timestamp::now(),
+            reason,
+            superseded_by,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Whether an agent may act at this moment: asked when it connects, and twice for every call.
+
+use jiff::Timestamp;
+
+use super::{Agent, AgentState, Registry, RegistryError};
+use crate::identity::Address;
+
+/// Why an agent may not act, in words for an honest user.
+#[derive(Debug, thiserror::Error)]
+pub enum NotActive {
+    /// Also what somebody gets who presents another key: whether the address exists is not told.
+    #[error("agent {0} is not enrolled here with this key")]
+    Unknown(Address),
+    #[error("agent {address} is {state} since {}", .since.strftime("%Y-%m-%d %H:%M:%S UTC"))]
+    State { address: Address, state: AgentState, since: Timestamp },
+    #[error("agent {address} may only be used by uid {bound}, and this is uid {uid}")]
+    OtherUser { address: Address, bound: u32, uid: u32 },
+    #[error("agent {address} presents a key that was revoked on {}", .at.strftime("%Y-%m-%d %H:%M:%S UTC"))]
+    RevokedKey { address: Address, at: Timestamp },
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl NotActive {
+    pub fn next_step(&self) -> String {
+        match self {
+            NotActive::Unknown(address) => {
+                format!(
+                    "ask the operator to run `lazaret agent enroll {address}`, or use the key file that was enrolled"
+                )
+            }
+            NotActive::State { address, state: AgentState::Suspended, .. } => {
+                format!("ask the operator to run `lazaret agent resume {address}`")
+            }
+            NotActive::State { address, state: AgentState::Pending, .. } => {
+                format!("ask the operator to confirm the enrolment of {address}")
+            }
+            NotActive::OtherUser { .. } => "enroll an agent of your own".into(),
+            NotActive::State { address, .. } | NotActive::RevokedKey { address, .. } => {
+                format!("ask the operator to run `lazaret agent enroll {address}` with a new key")
+            }
+            NotActive::Registry(_) => "ask the operator to look at `lazaret status`".into(),
+        }
+    }
+}
+
+impl Registry {
+    /// The agent of `address`, if it is active and `did` is its key. Reads the store: what was
+    /// revoked a moment ago is revoked. Tells no state to who has not proven to hold `did`;
+    /// callers ask only after that proof.
+    pub fn standing(&self, address: &Address, did: &str) -> Result<Agent, NotActive> {
+        let agent =
+            self.get(address)?.filter(|agent| agent.did == did).ok_or_else(|| NotActive::Unknown(address.clone()))?;
+        if let Some(revocation) = self.revocation(&agent.public_key)? {
+            return Err(NotActive::RevokedKey { address: address.clone(), at: revocation.revoked_at });
+        }
+        match agent.state {
+            AgentState::Active => Ok(agent),
+            state => {
+                let since =
+                    agent.history.iter().rev().find(|step| step.to == state).map_or(agent.created_at, |step| step.at);
+                Err(NotActive::State { address: address.clone(), state, since })
+            }
+        }
+    }
+
+    /// The same for a process of `uid`: an agent may be bound to one user of this host, and that
+    /// binding may change while a session is open.
+    pub fn standing_for(&self, address: &Address, did: &str, uid: u32) -> Result<Agent, NotActive> {
+        let agent = self.standing(address, did)?;
+        match agent.uid {
+            Some(bound) if bound != uid => Err(NotActive::OtherUser { address: address.clone(), bound, uid }),
+            _ => Ok(agent),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Writing the kernel's maps, by name, in the types of `lazaret-common`.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use lazaret_common::catalogue::{Package, PackageKey};
+use lazaret_common::hook::Hook;
+use lazaret_common::label::Label;
+use lazaret_common::plain::Plain;
+use lazaret_common::settings::Settings;
+
+use super::KernelError;
+use super::load::LABELS;
+use super::sys::TaskMap;
+
+pub(super) fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |e| KernelError::Map { map, source: io::Error::other(super::load::chain(&e)) }
+}
+
+fn bytes<T: Plain, const N: usize>(value: &T) -> [u8; N] {
+    let mut all = [0; N];
+    let bytes = value.bytes();
+    let n = bytes.len().min(N);
+    all[..n].copy_from_slice(&bytes[..n]);
+    all
+}
+
+/// A hash map, opened with its key's and value's sizes.
+pub(super) struct Table<'a, const K: usize, const V: usize> {
+    map: HashMap<&'a mut MapData, [u8; K], [u8; V]>,
+    name: &'static str,
+}
+
+pub(super) fn table<'a, const K: usize, const V: usize>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<Table<'a, K, V>, KernelError> {
+    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    Ok(Table { map: HashMap::try_from(map).map_err(failed(name))?, name })
+}
+
+impl<const K: usize, const V: usize> Table<'_, K, V> {
+    pub(super) fn put(&mut self, key: &impl Plain, value: &impl Plain) -> Result<(), KernelError> {
+        self.put_bytes(bytes(key), bytes(value))
+    }
+
+    pub(super) fn put_bytes(&mut self, key: [u8; K], value: [u8; V]) -> Result<(), KernelError> {
+        self.map.insert(key, value, 0).map_err(failed(self.name))
+    }
+
+    pub(super) fn all(&self) -> Vec<([u8; K], [u8; V])> {
+        self.map.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Absent is as good as removed: the kernel may have taken it.
+    pub(super) fn remove(&mut self, key: [u8; K]) {
+        let _ = self.map.remove(&key);
+    }
+}
+
+pub(super) fn missing(map: &'static str) -> KernelError {
+    KernelError::Map { map, source: io::Error::new(io::ErrorKind::NotFound, "the object does not have it") }
+}
+
+pub(super) fn set_at<const V: usize>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    index: u32,
+    value: &impl Plain,
+) -> Result<(), KernelError> {
+    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    let mut array: Array<_, [u8; V]> = Array::try_from(map).map_err(failed(name))?;
+    array.set(index, bytes(value), 0).map_err(failed(name))
+}
+
+pub(super) fn settings(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), KernelError> {
+    set_at::<{ size_of::<Settings>() }>(ebpf, "SETTINGS", 0, settings)
+}
+
+pub(super) fn packages(ebpf: &mut Ebpf, packages: &[(PackageKey, usize, Package)]) -> Result<(), KernelError> {
+    const NAME: &str = "PACKAGES";
+    let map = ebpf.map_mut(NAME).ok_or_else(|| missing(NAME))?;
+    let mut trie: LpmTrie<_, [u8; size_of::<PackageKey>()], [u8; size_of::<Package>()]> =
+        LpmTrie::try_from(map).map_err(failed(NAME))?;
+    for (key, length, package) in packages {
+        // The namespace's byte counts too.
+        let key = Key::new(8 * (*length as u32 + 1), bytes(key));
+        trie.insert(&key, bytes::<_, { size_of::<Package>() }>(package), 0).map_err(failed(NAME))?;
+    }
+    Ok(())
+}
+
+fn sum(ebpf: &Ebpf, name: &'static str, slot: u32) -> u64 {
+    let Some(map) = ebpf.map(name) else { return 0 };
+    let Ok(array) = PerCpuArray::<_, u64>::try_from(map) else { return 0 };
+    array.get(&slot, 0).map_or(0, |values| values.iter().sum())
+}
+
+pub(super) fn fired(ebpf: &Ebpf, hook: Hook) -> u64 {
+    sum(ebpf, "FIRED", hook as u32)
+}
+
+pub(super) fn counter(ebpf: &Ebpf, slot: u32) -> u64 {
+    sum(ebpf, "COUNTERS", slot)
+}
+
+pub(super) fn labels(ebpf: &Ebpf) -> Option<TaskMap<'_, { size_of::<Label>() }>> {
+    let Some(Map::Unsupported(data)) = ebpf.map(LABELS) else { return None };
+    let info = data.info().ok()?;
+    TaskMap::new(data.fd().as_fd(), info.key_size(), info.value_size())
+}

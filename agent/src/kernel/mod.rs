@@ -1,0 +1,114 @@
+//! The floor: eBPF on exec, on the MCP handshake and on connect.
+//!
+//! Owns everything that knows aya: loading, proving, maps and events. The verdict is made in the
+//! kernel and never waits for this module; what comes out here is news and the state of the guard.
+//! Nothing is reported as active that was not seen firing.
+
+mod btf;
+mod catalogue;
+mod entries;
+mod event;
+mod events;
+mod guard;
+#[cfg(test)]
+mod handshake_tests;
+mod hooks;
+mod load;
+mod maps;
+mod offsets;
+mod pin;
+mod prove;
+mod report;
+mod scope;
+pub mod shadow;
+mod sys;
+mod trust;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use crate::config::{Evidence, Mode, Scope};
+pub use event::{Action, Ancestor, EventKind, KernelEvent};
+pub use guard::Guard;
+pub use pin::detach_pinned;
+pub use report::{Hook, KernelReport};
+
+/// What a guard is started with.
+#[derive(Debug, Clone)]
+pub struct KernelSettings {
+    pub mode: Mode,
+    /// A mode for one kind of evidence that differs from `mode`.
+    pub evidence: BTreeMap<Evidence, Mode>,
+    pub scope: Scope,
+    /// Directory in a bpffs where links and maps are pinned.
+    pub bpf_dir: PathBuf,
+    pub pin: bool,
+    /// Executables whose processes count as the door while they run: the lazaret binary, and Docker's,
+    /// where they belong to root. Paths that do not exist are skipped.
+    pub trusted: Vec<PathBuf>,
+}
+
+/// How strong the guard is, by what fired when it was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Exec, handshake, and a synchronous deny on connect. Linux 5.17, `bpf` in the LSM list.
+    Lsm,
+    /// Exec, handshake, and a kill on connect. Linux 5.17.
+    Tracing,
+    /// Exec, and a deny on inet connect; no handshake.
+    Tracepoint,
+    /// Nothing is attached.
+    ObserveOnly,
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Backend::Lsm => "lsm",
+            Backend::Tracing => "tracing",
+            Backend::Tracepoint => "tracepoint",
+            Backend::ObserveOnly => "observe-only",
+        })
+    }
+}
+
+/// One stdio entry of a client config that is not the connector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigEntry {
+    pub id: u64,
+    pub command: String,
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error(
+        "cannot use the scope {scope}: {reason}; name a directory of the cgroup v2 hierarchy that exists, a uid, or host"
+    )]
+    Scope { scope: String, reason: String },
+    #[error("cannot pin kernel objects at {path}: {reason}; mount a bpffs there or set [kernel] pin = false")]
+    Pin { path: PathBuf, reason: String },
+    #[error(
+        "cannot guard with {path}: another daemon does; stop that one, or give this one its own --run-dir and LAZARET_BPF_DIR"
+    )]
+    InUse { path: PathBuf },
+    #[error("cannot write the kernel map {map}: {source}; `lazaret doctor` shows the state of the guard")]
+    Map { map: &'static str, source: std::io::Error },
+    #[error("the kernel cannot hold {count} config entries, at most {max} fit; remove entries from client configs")]
+    TooManyEntries { count: usize, max: usize },
+    #[error("cannot signal process {pid}: {source}; it may have ended")]
+    Signal { pid: u32, source: std::io::Error },
+    #[error("cannot {action}: no kernel programs are loaded ({reason}); `lazaret doctor` says how to mend it")]
+    NotLoaded { action: &'static str, reason: String },
+    #[error("the built-in launcher catalogue is wrong: {0}; this is a fault of this build")]
+    Catalogue(String),
+}
+
+/// The fuzz target of the event decoder.
+#[cfg(fuzzing)]
+pub fn fuzz_event(bytes: &[u8]) {
+    let _ = event::decode(bytes, jiff::Timestamp::UNIX_EPOCH);
+}

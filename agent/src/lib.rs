@@ -1,0 +1,21 @@
+//! Lazaret makes every MCP tool call on a Linux host go through one guarded door,
+//! and closes every other one in the kernel.
+//!
+//! One room per layer of the house (see `ARCHITECTURE.md`):
+//! 0 [`kernel`], 1 [`identity`], 2 [`admission`] and [`search`], 3 [`policy`] and [`sandbox`];
+//! [`proxy`] is the door itself, [`audit`] writes down what every layer decided, and
+//! [`store`] is the only room that knows the database.
+
+pub mod admission;
+pub mod api;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod identity;
+pub mod kernel;
+pub mod policy;
+pub mod proxy;
+pub mod sandbox;
+pub mod search;
+pub mod store;

@@ -1,0 +1,162 @@
+//! The way of a call through the gates, and the record of where it ended.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::permits::{Denied, ForwardPermit, Registered, Wish};
+use super::rate::RateLimiter;
+use super::{Engine, PolicyError};
+use crate::admission::Admission;
+use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
+use crate::config::RateConfig;
+use crate::identity::{Address, Registry, SessionIdentity};
+use crate::proxy::json::Json;
+
+/// Denials of one agent that are written down in a minute: in ordinary life each of them. Beyond,
+/// where an agent that is denied tries again at once, they are only counted, and the agent's next
+/// record says how many went before it unwritten; they are denied all the same.
+const MOST_DENIALS: u32 = 1200;
+
+pub struct Gates {
+    registry: Arc<Registry>,
+    admission: Arc<Admission>,
+    rate: RateLimiter,
+    engine: Engine,
+    audit: Arc<AuditLog>,
+    denials: Flood<Address>,
+}
+
+impl Gates {
+    /// Loads the policies of `policy_dir`.
+    pub fn new(
+        registry: Arc<Registry>,
+        admission: Arc<Admission>,
+        audit: Arc<AuditLog>,
+        rate: &RateConfig,
+        policy_dir: &Path,
+    ) -> Result<Self, PolicyError> {
+        let engine = Engine::load(policy_dir)?;
+        Ok(Self { registry, admission, rate: RateLimiter::new(rate), engine, audit, denials: Flood::new(MOST_DENIALS) })
+    }
+
+    /// Reads the policies again: all of them are valid, recorded and in force, or nothing changed.
+    pub fn reload(&self) -> Result<(), PolicyError> {
+        let entry = |outcome, reason| Entry::new(Kind::Admin, outcome, "daemon").reason(reason);
+        let reloaded = self.engine.reload(|description| {
+            let entry = entry(Outcome::Ok, "policies reloaded").detail(json!(description));
+            self.audit.record(entry).map(drop).map_err(PolicyError::from)
+        });
+        if let Err(e) = &reloaded {
+            let entry = entry(Outcome::Error, "policies not reloaded").detail(json!({ "error": e.to_string() }));
+            if let Err(e) = self.audit.record(entry) {
+                // The caller has the first error to tell, and nothing changed.
+                tracing::error!("a failed reload could not be recorded: {e}");
+            }
+        }
+        reloaded.map(drop)
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Judges one call. A permit means that its intent is on disk; it holds the arguments that were
+    /// judged, and whoever has it forwards them and then calls [`Gates::finish`]. A denial is on
+    /// record when this returns; of a flood of them, the rest is counted in the next record.
+    /// `others` are the other members of the call's `params`: they are forwarded as they are.
+    pub fn admit(
+        &self,
+        session: &SessionIdentity,
+        server: &str,
+        tool: &str,
+        arguments: Json,
+        others: Json,
+    ) -> Result<ForwardPermit, Denied> {
+        let wish = Wish::new(arguments, others);
+        let described = wish.described().clone();
+        self.walk(session, server, tool, wish)
+            .inspect_err(|denied| self.write_denial(session, (server, tool), None, described, denied))
+    }
+
+    /// Whether the permit would be given now: asked where time passed since it was, right before
+    /// it is used. A denial is on record when this returns; the call is still to be finished.
+    pub fn still_permitted(&self, permit: &ForwardPermit) -> Result<(), Denied> {
+        permit.still_stands(&self.registry, &self.admission).inspect_err(|denied| {
+            let target = (permit.server().name.as_str(), permit.tool().name.as_str());
+            self.write_denial(permit.session(), target, Some(permit.call_id()), permit.described(), denied);
+        })
+    }
+
+    fn walk(&self, session: &SessionIdentity, server: &str, tool: &str, wish: Wish) -> Result<ForwardPermit, Denied> {
+        Registered::check(session, &self.registry)?
+            .route(&self.admission, server, tool)?
+            .rate(&self.rate)?
+            .unrevoked(&self.registry, &self.admission)?
+            .permit(&self.engine, wish)?
+            .record(&self.audit)
+    }
+
+    /// Records what became of a call: `ok`, `error`, or `unknown` where nobody saw its end.
+    /// `detail` holds no argument and no result, only facts about them.
+    pub fn finish(
+        &self,
+        permit: ForwardPermit,
+        outcome: Outcome,
+        reason: Option<String>,
+        detail: Value,
+    ) -> Result<u64, AuditError> {
+        permit.finish(&self.audit, outcome, reason, detail)
+    }
+
+    fn write_denial(
+        &self,
+        session: &SessionIdentity,
+        target: (&str, &str),
+        call: Option<&str>,
+        arguments: Value,
+        denied: &Denied,
+    ) {
+        if let Err(e) = self.record_denial(session, target, call, arguments, denied) {
+            // It stays denied: an unwritten denial permits nothing.
+            tracing::error!(gate = denied.gate, agent = %session.address(), "a denial could not be recorded: {e}");
+        }
+    }
+
+    fn record_denial(
+        &self,
+        session: &SessionIdentity,
+        (server, tool): (&str, &str),
+        call: Option<&str>,
+        arguments: Value,
+        denied: &Denied,
+    ) -> Result<(), AuditError> {
+        let Some(unwritten) = self.denials.admit(session.address().clone(), Instant::now()) else { return Ok(()) };
+        let mut detail = json!({
+            "gate": denied.gate,
+            "session": session.session(),
+            "did": session.did(),
+            "uid": session.uid(),
+            "pid": session.pid(),
+            "told": denied.reason,
+            "arguments": arguments,
+        });
+        if unwritten > 0 {
+            detail["unwritten_before"] = json!(unwritten);
+        }
+        let agent = session.address().as_str();
+        let mut entry = Entry::new(Kind::Denial, Outcome::Deny, agent)
+            .agent(agent)
+            .server(super::permits::shorten(server))
+            .tool(super::permits::shorten(tool))
+            .reason(denied.cause.as_ref().unwrap_or(&denied.reason))
+            .detail(detail);
+        entry.call_id = call.map(str::to_owned);
+        self.audit.record(entry).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! Policy files: `*.cedar` of one directory, all of them or none.
+//!
+//! Invariant: what is loaded has passed Cedar's strict validation against the embedded schema, so
+//! that no policy can read an attribute that a call may lack (such a `forbid` would be skipped).
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use cedar_policy::ffi::DetailedError;
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+
+use crate::audit::AuditError;
+use crate::config::line_column;
+
+const SCHEMA: &str = include_str!("schema.cedarschema");
+const BUILTIN: &str = include_str!("builtin.cedar");
+const MAX_FILE: u64 = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error(
+        "cannot read the policies {path}: {source}; check that the directory is readable, or remove it to use the built-in policy"
+    )]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot use the policy {path}: anybody may write to it (mode {mode:04o}); run `chmod o-w {path}`")]
+    TooOpen { path: PathBuf, mode: u32 },
+    #[error("cannot use the policy {path}: it is longer than 1 MiB; split it")]
+    TooLong { path: PathBuf },
+    #[error("{}\nno policy was loaded; correct the files, `lazaret policy check` tries them", join(.0))]
+    Faults(Vec<PolicyFault>),
+    #[error("cannot read the built-in policy schema: {0}; report this as a bug")]
+    Schema(String),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+/// One fault of one file; line and column from 1.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PolicyFault {
+    pub path: PathBuf,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+}
+
+impl fmt::Display for PolicyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.path.display(), self.line, self.column, self.message)
+    }
+}
+
+fn join(faults: &[PolicyFault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) struct Loaded {
+    pub schema: Schema,
+    /// Each under an id that names its file, or the one that its `@id` gives.
+    pub policies: Vec<Policy>,
+    /// The files that they came from; empty for the built-in policy.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads `dir`. A missing directory, or one without a `*.cedar` file, means the built-in policy;
+/// files that hold no policy mean that nothing is permitted.
+pub(super) fn load(dir: &Path) -> Result<Loaded, PolicyError> {
+    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| PolicyError::Schema(e.to_string()))?;
+    let mut loader = Loader { validator: Validator::new(schema.clone()), policies: Vec::new(), faults: Vec::new() };
+    let files = list(dir)?;
+    for file in &files {
+        loader.file(file)?;
+    }
+    if files.is_empty() {
+        loader.text(Path::new("builtin.cedar"), BUILTIN);
+    }
+    if !loader.faults.is_empty() {
+        return Err(PolicyError::Faults(loader.faults));
+    }
+    Ok(Loaded { schema, policies: loader.policies, files })
+}
+
+/// The `*.cedar` files of `dir` in the order of their names. Hidden files are an editor's.
+fn list(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
+    let failed = |source| PolicyError::Read { path: dir.into(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|extension| extension == "cedar") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+struct Loader {
+    validator: Validator,
+    policies: Vec<Policy>,
+    faults: Vec<PolicyFault>,
+}
+
+impl Loader {
+    fn file(&mut self, path: &Path) -> Result<(), PolicyError> {
+        let failed = |source| PolicyError::Read { path: path.into(), source };
+        let meta = std::fs::metadata(path).map_err(failed)?;
+        if meta.mode() & 0o002 != 0 {
+            return Err(PolicyError::TooOpen { path: path.into(), mode: meta.mode() & 0o7777 });
+        }
+        if meta.len() > MAX_FILE {
+            return Err(PolicyError::TooLong { path: path.into() });
+        }
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        self.text(path, &text);
+        Ok(())
+    }
+
+    fn text(&mut self, path: &Path, text: &str) {
+        let set = match PolicySet::from_str(text) {
+            Ok(set) => set,
+            Err(errors) => {
+                for error in errors.iter() {
+                    self.fault(path, text, &DetailedError::from(error));
+                }
+                return;
+            }
+        };
+        if let Some(template) = set.templates().next() {
+            let message =
+                format!("{} is a template (`?principal` or `?resource`): write a policy for each case", template.id());
+            self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+        }
+        for error in self.validator.validate(&set, ValidationMode::Strict).validation_errors() {
+            self.fault(path, text, &DetailedError::from(error));
+        }
+        for policy in set.policies() {
+            self.policy(path, policy);
+        }
+    }
+
+    fn policy(&mut self, path: &Path, policy: &Policy) {
+        let id = match policy.annotation("id").filter(|id| !id.is_empty()) {
+            Some(id) => id.to_owned(),
+            None => {
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                // Cedar numbers the policies of a text from 0: `policy0`.
+                let number = policy.id().to_string().trim_start_matches("policy").parse::<usize>().unwrap_or_default();
+                format!("{file}#{}", number + 1)
+            }
+        };
+        let id = PolicyId::new(id);
+        if self.policies.iter().any(|other| *other.id() == id) {
+            let message = format!("the policy id {id} is taken by an earlier policy: give each @id once");
+            self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+        }
+        self.policies.push(policy.new_id(id));
+    }
+
+    fn fault(&mut self, path: &Path, text: &str, error: &DetailedError) {
+        let (line, column) = error.source_locations.first().map_or((1, 1), |label| line_column(text, label.loc.start));
+        let mut message = error.message.clone();
+        let label = error.source_locations.first().and_then(|label| label.label.as_deref());
+        for more in [label, error.help.as_deref()].into_iter().flatten() {
+            message.push_str("; ");
+            message.push_str(more);
+        }
+        self.faults.push(PolicyFault { path: path.into(), line, column, message });
+    }
+}

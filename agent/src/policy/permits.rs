@@ -1,0 +1,376 @@
+//! The permits, and the gates that make them. A gate is the only maker of its permit and takes
+//! the one before it by value, so that the order is the compiler's business and a permit is used
+//! once. Fields are private to this file; there is no other constructor.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::engine::{Engine, Facts, Grounds};
+use super::rate::RateLimiter;
+use crate::admission::{Admission, AdmissionError, AdmissionState, Server, Tool, pins};
+use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
+use crate::identity::{Agent, NotActive, Registry, SessionIdentity};
+use crate::proxy::json::Json;
+
+/// A refusal: what the agent is told, and what only the log is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; {next_step}")]
+pub struct Denied {
+    /// `registration`, `routing`, `rate`, `revocation`, `policy` or `intent`.
+    pub gate: &'static str,
+    pub reason: String,
+    pub next_step: String,
+    /// When to come again, where waiting helps.
+    pub retry_after: Option<Duration>,
+    /// The true cause, where the agent must not learn it.
+    pub(super) cause: Option<String>,
+    not_found: bool,
+}
+
+impl Denied {
+    fn new(gate: &'static str, reason: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self {
+            gate,
+            reason: reason.into(),
+            next_step: next_step.into(),
+            retry_after: None,
+            cause: None,
+            not_found: false,
+        }
+    }
+
+    /// Lazaret's own trouble: the agent learns that there is some, the log what it is.
+    fn internal(gate: &'static str, error: &dyn std::error::Error) -> Self {
+        tracing::error!(gate, "a call was denied because a gate failed: {error}");
+        let denied =
+            Self::new(gate, "Lazaret could not decide on this call", "ask the operator to look at `lazaret status`");
+        Self { cause: Some(error.to_string()), ..denied }
+    }
+
+    /// The same for what does not exist and for what the agent may not know to exist.
+    fn not_found(gate: &'static str, server: &str, tool: &str, cause: impl Into<String>) -> Self {
+        let reason = format!("tool {:?} of server {:?} was not found", shorten(tool), shorten(server));
+        let denied = Self::new(gate, reason, "use search_tools to see which tools there are");
+        Self { cause: Some(cause.into()), not_found: true, ..denied }
+    }
+
+    /// Whether it must look like a name that does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.not_found
+    }
+}
+
+const REGISTRATION: &str = "registration";
+const ROUTING: &str = "routing";
+const RATE: &str = "rate";
+const REVOCATION: &str = "revocation";
+const POLICY: &str = "policy";
+const INTENT: &str = "intent";
+
+/// The caller is an agent that is active now.
+pub(super) struct Registered<'a> {
+    session: &'a SessionIdentity,
+    agent: Agent,
+}
+
+/// Server and tool are approved, as they are now.
+pub(super) struct Routed<'a> {
+    registered: Registered<'a>,
+    server: Server,
+    tool: Tool,
+}
+
+/// The agent has a call left.
+pub(super) struct Rated<'a>(Routed<'a>);
+
+/// Nothing of it was revoked in the meantime.
+pub(super) struct Unrevoked<'a>(Routed<'a>);
+
+/// A policy permits the call with these arguments.
+pub(super) struct Permitted<'a> {
+    routed: Routed<'a>,
+    grounds: Grounds,
+    wish: Wish,
+}
+
+/// What an agent wants to be forwarded. It is judged, written down and forwarded as this one value.
+pub(super) struct Wish {
+    arguments: Json,
+    others: Json,
+    digest: String,
+    described: Value,
+}
+
+impl Wish {
+    /// `others` are the members of `params` besides `name` and `arguments`.
+    pub(super) fn new(arguments: Json, mut others: Json) -> Self {
+        if others.as_object().is_none() {
+            others = Json::object::<&str>([]);
+        }
+        let digest = pins::arguments_digest(&arguments);
+        let mut described = describe_arguments(&arguments, &digest);
+        let mut besides = others.clone();
+        besides.remove("name");
+        besides.remove("arguments");
+        if besides.as_object().is_some_and(|members| !members.is_empty()) {
+            described["other_params_digest"] = json!(pins::arguments_digest(&besides));
+        }
+        Self { arguments, others, digest, described }
+    }
+
+    /// For the log: names and digests, never a value.
+    pub(super) fn described(&self) -> &Value {
+        &self.described
+    }
+}
+
+/// Every gate let the call through and its intent is on disk: what the forwarder demands.
+///
+/// Nobody but the gates can make one:
+///
+/// ```compile_fail,E0451
+/// use lazaret::policy::ForwardPermit;
+///
+/// fn forge(real: ForwardPermit) -> ForwardPermit {
+///     ForwardPermit { call_id: "mine".into(), ..real }
+/// }
+/// ```
+///
+/// nor use one twice, for it cannot be copied:
+///
+/// ```compile_fail,E0277
+/// fn copied<T: Clone>() {}
+/// copied::<lazaret::policy::ForwardPermit>();
+/// ```
+#[must_use = "a call whose intent is recorded must be forwarded and finished"]
+pub struct ForwardPermit {
+    call_id: String,
+    session: SessionIdentity,
+    agent: Agent,
+    server: Server,
+    tool: Tool,
+    wish: Wish,
+    intent_seq: u64,
+    since: Instant,
+}
+
+impl<'a> Registered<'a> {
+    /// Gate 1: the agent of the session, read anew.
+    pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
+        let agent = standing(REGISTRATION, session, registry)?;
+        Ok(Self { session, agent })
+    }
+
+    /// Gate 2: unknown, quarantined and denied all look alike to the agent.
+    pub(super) fn route(self, admission: &Admission, server: &str, tool: &str) -> Result<Routed<'a>, Denied> {
+        let (server, tool) = approved(ROUTING, admission, server, tool)?;
+        Ok(Routed { registered: self, server, tool })
+    }
+}
+
+impl<'a> Routed<'a> {
+    /// Gate 3.
+    pub(super) fn rate(self, limiter: &RateLimiter) -> Result<Rated<'a>, Denied> {
+        match limiter.take(&self.registered.agent.address) {
+            Ok(()) => Ok(Rated(self)),
+            Err(wait) => {
+                // Rounded up: who comes back at the time told is not told to wait again.
+                let seconds = wait.as_millis().div_ceil(1000).max(1);
+                let next_step = format!("come again in {seconds} s");
+                let denied = Denied::new(RATE, "this agent makes more calls than it may", next_step);
+                Err(Denied { retry_after: Some(wait), ..denied })
+            }
+        }
+    }
+}
+
+impl<'a> Rated<'a> {
+    /// Gate 4: the second look. Agent, server, tool and pin are those that were routed to.
+    pub(super) fn unrevoked(self, registry: &Registry, admission: &Admission) -> Result<Unrevoked<'a>, Denied> {
+        let mut routed = self.0;
+        routed.registered.agent = standing(REVOCATION, routed.registered.session, registry)?;
+        same_as_approved(admission, &routed.server, &routed.tool)?;
+        Ok(Unrevoked(routed))
+    }
+}
+
+impl<'a> Unrevoked<'a> {
+    /// Gate 5.
+    pub(super) fn permit(self, engine: &Engine, wish: Wish) -> Result<Permitted<'a>, Denied> {
+        let routed = self.0;
+        let facts = Facts {
+            agent: &routed.registered.agent,
+            server: &routed.server,
+            tool: &routed.tool,
+            arguments: &wish.arguments,
+            arguments_digest: &wish.digest,
+            transport: "unix",
+            uid: routed.registered.session.uid(),
+        };
+        let grounds = engine.judge(&facts).map_err(|refusal| Denied {
+            cause: refusal.cause,
+            ..Denied::new(POLICY, refusal.reason, refusal.next_step)
+        })?;
+        Ok(Permitted { routed, grounds, wish })
+    }
+}
+
+impl Permitted<'_> {
+    /// Gate 6: what is not on disk is not forwarded.
+    pub(super) fn record(self, audit: &AuditLog) -> Result<ForwardPermit, Denied> {
+        let Routed { registered: Registered { session, agent }, server, tool } = self.routed;
+        let mut id = [0u8; 16];
+        getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
+        let call_id = hex::encode(id);
+        let detail = json!({
+            "session": session.session(),
+            "did": agent.did,
+            "uid": session.uid(),
+            "pid": session.pid(),
+            "tool_digest": tool.digest,
+            "image_id": server.review.as_ref().map(|review| &review.image_id),
+            "arguments": self.wish.described,
+            "policies": self.grounds.policies,
+        });
+        let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
+            .agent(agent.address.as_str())
+            .server(&server.name)
+            .tool(&tool.name)
+            .call(&call_id)
+            .detail(detail);
+        let intent_seq = audit.record(entry).map_err(|e| Denied::internal(INTENT, &e))?;
+        let (session, wish) = (session.clone(), self.wish);
+        Ok(ForwardPermit { call_id, session, agent, server, tool, wish, intent_seq, since: Instant::now() })
+    }
+}
+
+impl std::fmt::Debug for ForwardPermit {
+    /// Without the arguments: they belong into no log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ForwardPermit");
+        shown.field("call_id", &self.call_id).field("server", &self.server.name).field("tool", &self.tool.name);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl ForwardPermit {
+    pub fn call_id(&self) -> &str {
+        &self.call_id
+    }
+
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub fn tool(&self) -> &Tool {
+        &self.tool
+    }
+
+    /// Digest of the arguments that were judged: others are not covered.
+    pub fn arguments_digest(&self) -> &str {
+        &self.wish.digest
+    }
+
+    /// `params` of the `tools/call` that is permitted: what was judged, under the tool's own name.
+    pub fn params(&self) -> Json {
+        let mut params = self.wish.others.clone();
+        params.set("name", Json::string(self.tool.name.as_str()));
+        params.set("arguments", self.wish.arguments.clone());
+        params
+    }
+
+    pub(super) fn session(&self) -> &SessionIdentity {
+        &self.session
+    }
+
+    pub(super) fn described(&self) -> Value {
+        self.wish.described.clone()
+    }
+
+    /// The look of gate 4 once more.
+    pub(super) fn still_stands(&self, registry: &Registry, admission: &Admission) -> Result<(), Denied> {
+        standing(REVOCATION, &self.session, registry)?;
+        same_as_approved(admission, &self.server, &self.tool)
+    }
+
+    /// Number of the audit record that holds the intent.
+    pub fn intent_seq(&self) -> u64 {
+        self.intent_seq
+    }
+
+    /// Ends the call: its result goes into the log, and the permit with it.
+    pub(super) fn finish(
+        self,
+        audit: &AuditLog,
+        outcome: Outcome,
+        reason: Option<String>,
+        mut detail: Value,
+    ) -> Result<u64, AuditError> {
+        if !detail.is_object() {
+            detail = if detail.is_null() { json!({}) } else { json!({ "result": detail }) };
+        }
+        detail["intent_seq"] = json!(self.intent_seq);
+        detail["duration_us"] = json!(u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let mut entry = Entry::new(Kind::Result, outcome, self.agent.address.as_str())
+            .agent(self.agent.address.as_str())
+            .server(self.server.name)
+            .tool(self.tool.name)
+            .call(self.call_id)
+            .detail(detail);
+        entry.reason = reason;
+        audit.record(entry)
+    }
+}
+
+/// Names and digest of arguments, for the log: never a value.
+pub(super) fn describe_arguments(arguments: &Json, digest: &str) -> Value {
+    const NAMES: usize = 64;
+    let members = arguments.as_object().unwrap_or_default();
+    let names: Vec<&str> = members.iter().take(NAMES).map(|(name, _)| shorten(&name.value)).collect();
+    let mut described = json!({ "digest": digest, "names": names });
+    if members.len() > NAMES {
+        described["names_omitted"] = json!(members.len() - NAMES);
+    }
+    described
+}
+
+/// The first 128 bytes or a little less: names come from the peer.
+pub(super) fn shorten(text: &str) -> &str {
+    &text[..text.floor_char_boundary(128)]
+}
+
+fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) -> Result<Agent, Denied> {
+    registry.standing_for(session.address(), session.did(), session.uid()).map_err(|refusal| match refusal {
+        NotActive::Registry(e) => Denied::internal(gate, &e),
+        refusal => Denied::new(gate, refusal.to_string(), refusal.next_step()),
+    })
+}
+
+fn approved(gate: &'static str, admission: &Admission, server: &str, tool: &str) -> Result<(Server, Tool), Denied> {
+    let failed = |e: AdmissionError| Denied::internal(gate, &e);
+    let not_found = |cause: String| Denied::not_found(gate, server, tool, cause);
+    let found = admission.get(server).map_err(failed)?.ok_or_else(|| not_found("no such server".into()))?;
+    if !found.is_active() {
+        return Err(not_found(format!("the server is {}, or changed since it was approved", found.state)));
+    }
+    let wanted = admission.tool(server, tool).map_err(failed)?.ok_or_else(|| not_found("no such tool".into()))?;
+    if wanted.state != AdmissionState::Approved {
+        return Err(not_found(format!("the tool is {}", wanted.state)));
+    }
+    Ok((found, wanted))
+}
+
+/// Refuses unless server and tool are approved as they were when the call was routed to them.
+fn same_as_approved(admission: &Admission, server: &Server, tool: &Tool) -> Result<(), Denied> {
+    let (server_now, tool_now) = approved(REVOCATION, admission, &server.name, &tool.name)?;
+    if tool_now.digest != tool.digest || server_now.decided_pin != server.decided_pin {
+        let cause = "the pin changed after the call was routed";
+        return Err(Denied::not_found(REVOCATION, &server.name, &tool.name, cause));
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! What all sessions share: the gates, the running servers, and the tools that may be seen.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::envelope::Limits;
+use super::hub::Hub;
+use super::json::Json;
+use crate::admission::{Admission, AdmissionError, Tool};
+use crate::config::ProxyConfig;
+use crate::daemon::App;
+use crate::identity::Registry;
+use crate::policy::Gates;
+use crate::search::SearchIndex;
+
+pub struct Door {
+    pub config: ProxyConfig,
+    pub gates: Arc<Gates>,
+    pub registry: Arc<Registry>,
+    pub admission: Arc<Admission>,
+    pub index: Arc<SearchIndex>,
+    pub hub: Arc<Hub>,
+    /// Calls whose end is not on record yet, those of sessions that have ended among them.
+    pub unfinished: TaskTracker,
+    shelf: RwLock<Option<(u64, Arc<Shelf>)>>,
+}
+
+/// The approved tools as of one change of admission, by server and name.
+#[derive(Default)]
+pub struct Shelf {
+    tools: BTreeMap<(String, String), (Tool, Json)>,
+}
+
+impl Shelf {
+    pub fn get(&self, server: &str, tool: &str) -> Option<&Json> {
+        self.tools.get(&(server.to_owned(), tool.to_owned())).map(|(_, descriptor)| descriptor)
+    }
+
+    pub fn has(&self, server: &str, tool: &str) -> bool {
+        self.get(server, tool).is_some()
+    }
+
+    /// Server, tool and descriptor, in a stable order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Json)> {
+        self.tools.iter().map(|((server, tool), (_, descriptor))| (server.as_str(), tool.as_str(), descriptor))
+    }
+
+    pub fn len(&self) -> usize {
+        self.tools.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+
+    /// Whether a client that listed the tools would see the same.
+    fn same_as(&self, other: &Shelf) -> bool {
+        let digests = |shelf: &Shelf| {
+            shelf.tools.iter().map(|(k, (tool, _))| (k.clone(), tool.digest.clone())).collect::<Vec<_>>()
+        };
+        digests(self) == digests(other)
+    }
+}
+
+impl Door {
+    pub fn of(app: &App) -> Arc<Self> {
+        Self::new(
+            app.config.proxy.clone(),
+            app.gates.clone(),
+            app.registry.clone(),
+            app.admission.clone(),
+            app.index.clone(),
+            app.hub.clone(),
+        )
+    }
+
+    pub fn new(
+        config: ProxyConfig,
+        gates: Arc<Gates>,
+        registry: Arc<Registry>,
+        admission: Arc<Admission>,
+        index: Arc<SearchIndex>,
+        hub: Arc<Hub>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            gates,
+            registry,
+            admission,
+            index,
+            hub,
+            unfinished: TaskTracker::new(),
+            shelf: RwLock::new(None),
+        })
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits { max_message_bytes: self.config.max_message_bytes, max_depth: self.config.max_depth }
+    }
+
+    /// What may be seen now. Kept until admission changes anything; a call is judged anew anyway.
+    pub fn shelf(&self) -> Result<Arc<Shelf>, AdmissionError> {
+        // The count is read first: a change during the reading makes this copy an old one.
+        let now = *self.admission.changes().borrow();
+        let kept = self.shelf.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((count, shelf)) = kept
+            && count == now
+        {
+            return Ok(shelf);
+        }
+        let mut shelf = Shelf::default();
+        for tool in self.admission.approved_tools()? {
+            // The text comes from the store, where only what was parsed is put.
+            match Json::parse(&tool.descriptor, usize::MAX) {
+                Ok(descriptor) => {
+                    drop(shelf.tools.insert((tool.server.clone(), tool.name.clone()), (tool, descriptor)))
+                }
+                Err(e) => {
+                    tracing::error!(server = tool.server, tool = tool.name, "a stored descriptor cannot be read: {e}")
+                }
+            }
+        }
+        let shelf = Arc::new(shelf);
+        *self.shelf.write().unwrap_or_else(PoisonError::into_inner) = Some((now, shelf.clone()));
+        Ok(shelf)
+    }
+
+    /// Waits until a client that listed the tools before would see others now.
+    pub async fn tools_changed(&self, changes: &mut watch::Receiver<u64>, seen: &mut Arc<Shelf>) {
+        loop {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            match self.shelf() {
+                Ok(now) if now.same_as(seen) => {}
+                Ok(now) => {
+                    *seen = now;
+                    return;
+                }
+                Err(e) => tracing::error!("the approved tools cannot be read: {e}"),
+            }
+        }
+    }
+}

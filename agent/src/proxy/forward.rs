@@ -1,0 +1,154 @@
+//! The one way from a session to a tool: judge, forward exactly what was judged, write down the end.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::door::Door;
+use super::envelope::Reply;
+use super::hub::HubError;
+use super::json::Json;
+use super::upstream::UpstreamError;
+use crate::audit::Outcome;
+use crate::identity::SessionIdentity;
+use crate::policy::{Denied, ForwardPermit, Gates};
+
+/// A call of a tool as an agent wants it.
+pub struct Wanted {
+    pub server: String,
+    pub tool: String,
+    /// `params` of the `tools/call` for the server; `name` and `arguments` are set by the permit.
+    pub params: Json,
+    /// `None` where the agent named none; they are judged as empty.
+    pub arguments: Option<Json>,
+}
+
+/// Why a call has no answer of the server's own.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("the call could not be written down: {0}")]
+    Internal(String),
+}
+
+/// Dropping the future cancels the call at the server and records that nobody saw its end. Of
+/// `places`, the session's own, the call has one until its end is on record, even where it was
+/// dropped: who calls and cancels again and again waits for the disk.
+pub async fn call(
+    door: &Door,
+    session: &Arc<SessionIdentity>,
+    places: &Arc<Semaphore>,
+    wanted: Wanted,
+    progress: Option<mpsc::Sender<Json>>,
+) -> Result<Reply, Failure> {
+    let Wanted { server, tool, params, arguments } = wanted;
+    let seat = places.clone().acquire_owned().await.map_err(|e| Failure::Internal(e.to_string()))?;
+    let place = Place { _seat: seat, _unfinished: door.unfinished.token() };
+    let (gates, session) = (door.gates.clone(), session.clone());
+    // The gates wait for the disk.
+    let admitted = tokio::task::spawn_blocking(move || {
+        let place = place;
+        let arguments = arguments.unwrap_or_else(|| Json::object::<&str>([]));
+        let permit = gates.admit(&session, &server, &tool, arguments, params)?;
+        Ok::<_, Denied>(Ticket { gates, open: Some((permit, place)) })
+    });
+    let ticket = admitted.await.map_err(|e| Failure::Internal(e.to_string()))??;
+    forward(ticket, door, progress).await
+}
+
+async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json>>) -> Result<Reply, Failure> {
+    let Some((permit, _)) = &ticket.open else { return Err(Failure::Internal("its permit was used up".into())) };
+    let upstream = match door.hub.upstream(permit.server()).await {
+        Ok(upstream) => upstream,
+        Err(e) => {
+            ticket.finish(Outcome::Error, Some(e.to_string()), Value::Null).await?;
+            return Err(e.into());
+        }
+    };
+    // The server may have taken long to start, and much may have been revoked in that time.
+    if let Err(denied) = door.gates.still_permitted(permit) {
+        ticket.finish(Outcome::Deny, Some("revoked before it was forwarded".into()), Value::Null).await?;
+        return Err(denied.into());
+    }
+    let answer = upstream.call_tool(permit, progress).await;
+    let (outcome, reason, detail) = describe(&answer);
+    ticket.finish(outcome, reason, detail).await?;
+    Ok(answer?)
+}
+
+fn describe(answer: &Result<Reply, UpstreamError>) -> (Outcome, Option<String>, Value) {
+    let facts = |json: &Json, is_error: bool| {
+        let text = json.to_text();
+        let digest = format!("sha256:{}", hex::encode(Sha256::digest(text.as_bytes())));
+        json!({ "result_digest": digest, "result_bytes": text.len(), "is_error": is_error })
+    };
+    match answer {
+        Ok(Reply::Result(result)) => {
+            let is_error = result.get("isError").and_then(Json::as_bool) == Some(true);
+            let outcome = if is_error { Outcome::Error } else { Outcome::Ok };
+            (outcome, is_error.then(|| "the tool reported an error".into()), facts(result, is_error))
+        }
+        Ok(Reply::Error(error)) => {
+            let code = error.get("code").map(Json::to_text).unwrap_or_default();
+            (Outcome::Error, Some(format!("the server answered with the error {code}")), facts(error, true))
+        }
+        // Whether the tool acted before that, nobody knows.
+        Err(e @ (UpstreamError::Ended { .. } | UpstreamError::Timeout { .. })) => {
+            (Outcome::Unknown, Some(e.to_string()), Value::Null)
+        }
+        Err(e) => (Outcome::Error, Some(e.to_string()), Value::Null),
+    }
+}
+
+/// What a call takes up until its end is on record.
+struct Place {
+    _seat: OwnedSemaphorePermit,
+    /// The daemon waits for it when it stops.
+    _unfinished: TaskTrackerToken,
+}
+
+/// A permit that is always finished, whatever becomes of the call.
+struct Ticket {
+    gates: Arc<Gates>,
+    open: Option<(ForwardPermit, Place)>,
+}
+
+impl Ticket {
+    /// Returns once the result is on disk, so that an agent never knows more than the log.
+    async fn finish(mut self, outcome: Outcome, reason: Option<String>, detail: Value) -> Result<(), Failure> {
+        let Some((permit, place)) = self.open.take() else { return Ok(()) };
+        let gates = self.gates.clone();
+        let recorded = tokio::task::spawn_blocking(move || {
+            let _until_written = place;
+            gates.finish(permit, outcome, reason, detail)
+        });
+        match recorded.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(Failure::Internal(e.to_string())),
+            Err(e) => Err(Failure::Internal(e.to_string())),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some((permit, place)) = self.open.take() {
+            let gates = self.gates.clone();
+            let reason = Some("the agent cancelled the call or left".into());
+            tokio::task::spawn_blocking(move || {
+                let _until_written = place;
+                if let Err(e) = gates.finish(permit, Outcome::Unknown, reason, Value::Null) {
+                    tracing::error!("the end of a call could not be recorded: {e}");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One connected agent: its requests, the calls that are in flight for it, and their end.
+//!
+//! Calls run side by side and answer as they end. The session ends when the agent leaves, when the
+//! daemon stops, or at once when the agent is no longer active; whatever is in flight then is
+//! cancelled at the servers.
+
+mod call;
+mod listing;
+mod methods;
+mod tools;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::methods::Era;
+use super::door::Door;
+use super::envelope::{self, Malformed, Message, Reply, RequestId};
+use super::framing::{Line, LineReader};
+use super::json::Json;
+use crate::config::Expose;
+use crate::identity::SessionIdentity;
+
+/// Calls of one session that may be in flight; one more is refused.
+const MAX_IN_FLIGHT: usize = 64;
+/// Lines that may wait for a client that does not read.
+const QUEUE: usize = 256;
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Left,
+    Broken(String),
+    NotActive(String),
+    Stopping,
+}
+
+/// Serves one agent until its session ends. `reader` is past the challenge.
+pub async fn serve<R, W>(
+    door: Arc<Door>,
+    identity: SessionIdentity,
+    reader: R,
+    mut writer: W,
+    cancel: CancellationToken,
+) -> End
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (outgoing, mut queue) = mpsc::channel::<String>(QUEUE);
+    let mut session = Session {
+        identity: Arc::new(identity),
+        door,
+        outgoing,
+        calls: JoinSet::new(),
+        places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+        in_flight: HashMap::new(),
+        initialized: None,
+        ready: false,
+    };
+    let write = async {
+        while let Some(mut lines) = queue.recv().await {
+            while let Ok(more) = queue.try_recv() {
+                lines.push_str(&more);
+            }
+            writer.write_all(lines.as_bytes()).await?;
+            writer.flush().await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let (door, identity) = (session.door.clone(), session.identity.clone());
+    tokio::select! {
+        // First, and apart from the work: a client that reads nothing must not put it off.
+        biased;
+        end = ended(&door, &identity, cancel) => end,
+        end = session.run(reader) => end,
+        written = write => End::Broken(written.err().map_or_else(|| "nothing more to write".into(), |e| e.to_string())),
+    }
+}
+
+/// Waits until the agent is no longer active, or not for this uid any more, or the daemon stops.
+async fn ended(door: &Door, identity: &SessionIdentity, cancel: CancellationToken) -> End {
+    let mut agents = door.registry.changes();
+    loop {
+        // Asked after subscribing, so that no change falls in between.
+        if let Err(e) = door.registry.standing_for(identity.address(), identity.did(), identity.uid()) {
+            return End::NotActive(e.to_string());
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return End::Stopping,
+            changed = agents.changed() => if changed.is_err() { return End::Stopping },
+        }
+    }
+}
+
+struct Session {
+    identity: Arc<SessionIdentity>,
+    door: Arc<Door>,
+    outgoing: mpsc::Sender<String>,
+    /// Dropped with the session, and every call with it.
+    calls: JoinSet<()>,
+    /// One for each call whose end is not on record yet, cancelled ones included.
+    places: Arc<Semaphore>,
+    in_flight: HashMap<String, AbortHandle>,
+    /// The version that `initialize` settled on.
+    initialized: Option<&'static str>,
+    /// `notifications/initialized` came.
+    ready: bool,
+}
+
+impl Session {
+    async fn run<R: AsyncRead + Unpin>(&mut self, reader: R) -> End {
+        let mut lines = LineReader::new(reader, self.door.config.max_message_bytes);
+        let mut admitted = self.door.admission.changes();
+        let door = self.door.clone();
+        let mut seen = door.shelf().unwrap_or_default();
+        loop {
+            tokio::select! {
+                biased;
+                Some(done) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.forget(done),
+                () = door.tools_changed(&mut admitted, &mut seen), if self.announces() => {
+                    self.send(envelope::notification_line("notifications/tools/list_changed", None)).await;
+                }
+                line = lines.next() => match line {
+                    Ok(Some(line)) => self.take(line).await,
+                    Ok(None) => return End::Left,
+                    Err(e) => return End::Broken(e.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Only a list that follows the approvals can change, and only clients of the older era hear it unasked.
+    fn announces(&self) -> bool {
+        self.ready && self.door.config.expose == Expose::Direct
+    }
+
+    fn forget(&mut self, done: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = match done {
+            Ok((id, ())) => id,
+            Err(e) => {
+                if e.is_panic() {
+                    tracing::error!(agent = %self.identity.address(), "a call failed: {e}");
+                }
+                e.id()
+            }
+        };
+        self.in_flight.retain(|_, call| call.id() != id);
+    }
+
+    async fn send(&self, line: String) {
+        // The receiver ends only together with the session.
+        let _ended = self.outgoing.send(line).await;
+    }
+
+    async fn reply(&self, id: Option<&RequestId>, reply: &Reply) {
+        self.send(envelope::reply_line(id, reply)).await;
+    }
+
+    async fn take(&mut self, line: Line) {
+        let limits = self.door.limits();
+        let message = match line {
+            Line::Text(text) if text.iter().all(u8::is_ascii_whitespace) => return,
+            Line::Text(text) => envelope::read(&text, &limits),
+            Line::TooLong(head) => Err(Malformed::too_long(limits.max_message_bytes).of(&head)),
+        };
+        match message {
+            Ok(Message::Request { id, method, params }) => self.request(id, &method, params).await,
+            Ok(Message::Notification { method, params }) => self.notification(&method, params.as_ref()),
+            // The door asks the client for nothing.
+            Ok(Message::Response { .. }) => {}
+            Err(malformed) => self.refuse(malformed).await,
+        }
+    }
+
+    async fn refuse(&self, malformed: Malformed) {
+        tracing::info!(agent = %self.identity.address(), "a message was refused: {malformed}");
+        if !malformed.silent {
+            self.reply(malformed.id.as_ref(), &Reply::error(malformed.code, malformed.message)).await;
+        }
+    }
+
+    fn notification(&mut self, method: &str, params: Option<&Json>) {
+        match method {
+            "notifications/initialized" => self.ready = self.initialized.is_some(),
+            "notifications/cancelled" => {
+                let id = params.and_then(|params| params.get("requestId")).and_then(RequestId::read);
+                // Cancelled calls are not answered.
+                if let Some(call) = id.and_then(|id| self.in_flight.remove(&id.key())) {
+                    call.abort();
+                }
+            }
+            // A request that came without an id is not carried out: nobody could hear how it ended.
+            _ => tracing::debug!(agent = %self.identity.address(), "an agent notified {method}"),
+        }
+    }
+
+    async fn request(&mut self, id: RequestId, method: &str, params: Option<Json>) {
+        let era = match Era::of(method, params.as_ref(), self.initialized) {
+            Ok(era) => era,
+            Err(error) => return self.reply(Some(&id), &Reply::Error(error)).await,
+        };
+        let reply = match method {
+            "initialize" => self.initialize(params.as_ref()),
+            "ping" if era != Era::Stateless => Reply::Result(Json::object::<&str>([])),
+            "server/discover" if era == Era::Stateless => Reply::Result(methods::discover(self.door.config.expose)),
+            "tools/list" => listing::list(&self.door, params.as_ref(), era),
+            "tools/call" => return self.start_call(id, params.unwrap_or(Json::Null), era).await,
+            _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("Method not found: {method}")),
+        };
+        self.reply(Some(&id), &reply).await;
+    }
+
+    fn initialize(&mut self, params: Option<&Json>) -> Reply {
+        let (version, result) = methods::initialize(params, self.door.config.expose);
+        self.initialized = Some(version);
+        Reply::Result(result)
+    }
+
+    async fn start_call(&mut self, id: RequestId, params: Json, era: Era) {
+        let key = id.key();
+        if self.in_flight.contains_key(&key) {
+            let why = "the id is that of a call in flight; give each request an id of its own";
+            return self.reply(Some(&id), &Reply::error(envelope::INVALID_REQUEST, why)).await;
+        }
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
+            let text = format!("Too many calls at once: {MAX_IN_FLIGHT} are in flight. Wait for one of them to end.");
+            return self.reply(Some(&id), &Reply::Result(tools::refusal(&text, era))).await;
+        }
+        let call = call::Call {
+            door: self.door.clone(),
+            identity: self.identity.clone(),
+            outgoing: self.outgoing.clone(),
+            places: self.places.clone(),
+            era,
+        };
+        let handle = self.calls.spawn(async move { call.run(id, params).await });
+        self.in_flight.insert(key, handle);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! `tools/list`.
+
+use super::methods::Era;
+use super::tools;
+use crate::config::Expose;
+use crate::proxy::door::{Door, Shelf};
+use crate::proxy::envelope::{self, Reply};
+use crate::proxy::json::Json;
+use crate::proxy::versions;
+
+/// For how long a client may keep the list: approvals change at any time.
+const DIRECT_TTL_MS: u64 = 0;
+/// The door's own tools change with its release only.
+const SEARCH_TTL_MS: u64 = 60_000;
+
+/// Between a server and its tool, where both are one name. No server has it in its name.
+pub(super) const SEPARATOR: &str = "__";
+
+pub(super) fn list(door: &Door, params: Option<&Json>, era: Era) -> Reply {
+    if params.and_then(|params| params.get("cursor")).is_some() {
+        return Reply::error(envelope::INVALID_PARAMS, "this list has one page; leave `cursor` away");
+    }
+    let (tools, ttl) = match door.config.expose {
+        Expose::Search => (tools::descriptors(), SEARCH_TTL_MS),
+        Expose::Direct => match door.shelf() {
+            Ok(shelf) => (direct(&shelf), DIRECT_TTL_MS),
+            Err(e) => {
+                tracing::error!("the approved tools cannot be read: {e}");
+                return Reply::error(
+                    envelope::INTERNAL_ERROR,
+                    "the approved tools cannot be read; ask the operator to look at `lazaret status`",
+                );
+            }
+        },
+    };
+    let mut result = Json::object([("tools", Json::Array(tools))]);
+    if era == Era::Stateless {
+        result.set("ttlMs", Json::number(ttl));
+        result.set("cacheScope", Json::string("private"));
+        result.set("_meta", Json::object([(versions::META_SERVER_INFO, versions::implementation())]));
+    }
+    Reply::Result(era.complete(result))
+}
+
+/// Each approved tool as its server describes it, only the name is another.
+fn direct(shelf: &Shelf) -> Vec<Json> {
+    let renamed = |(server, tool, descriptor): (&str, &str, &Json)| {
+        let mut descriptor = descriptor.clone();
+        descriptor.set("name", Json::string(join(server, tool)));
+        descriptor
+    };
+    shelf.iter().map(renamed).collect()
+}
+
+pub(super) fn join(server: &str, tool: &str) -> String {
+    format!("{server}{SEPARATOR}{tool}")
+}
+
+pub(super) fn split(name: &str) -> Option<(&str, &str)> {
+    name.split_once(SEPARATOR).filter(|(server, tool)| !server.is_empty() && !tool.is_empty())
+}

@@ -1,0 +1,362 @@
+use super::*;
+use crate::audit::{Kind, Outcome};
+use crate::identity::RevocationReason;
+use crate::proxy::forward;
+use crate::proxy::testing::{Client, ECHO, House, Script, house};
+
+const MODERN: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+const RESULT: &str =
+    r#"{"content":[{"type":"text","text":"\u0041"}],"n":1.0,"zz":12345678901234567890,"_meta":{"b":1,"a":2}}"#;
+
+async fn session(expose: Expose) -> (House, Script, Client) {
+    let (house, script) = house(expose).await;
+    let mut client = house.connect();
+    client.initialize("2025-06-18").await;
+    (house, script, client)
+}
+
+fn code(answer: &Json) -> String {
+    answer.get("error").and_then(|error| error.get("code")).map(Json::to_text).unwrap_or_default()
+}
+
+fn text(answer: &Json) -> String {
+    let content = answer.get("result").and_then(|result| result.get("content")).and_then(Json::as_array);
+    content.and_then(|content| content[0].get("text")).and_then(Json::as_str).unwrap_or_default().to_owned()
+}
+
+fn is_error(answer: &Json) -> bool {
+    answer.get("result").and_then(|result| result.get("isError")).and_then(Json::as_bool) == Some(true)
+}
+
+#[tokio::test]
+async fn the_older_handshake_settles_on_what_both_know() {
+    let (house, _script) = house(Expose::Search).await;
+    for (asked, settled) in [("2024-11-05", "2024-11-05"), ("2025-11-25", "2025-11-25"), ("2031-01-01", "2025-11-25")] {
+        let answer = house.connect().initialize(asked).await;
+        assert_eq!(answer.get("result").unwrap().get("protocolVersion").unwrap().as_str(), Some(settled));
+        assert!(answer.get("result").unwrap().get("resultType").is_none());
+    }
+}
+
+#[tokio::test]
+async fn the_stateless_era_needs_no_handshake_and_says_complete() {
+    let (house, _script) = house(Expose::Search).await;
+    let mut client = house.connect();
+    let answer =
+        client.ask(&format!(r#"{{"jsonrpc":"2.0","id":"d","method":"server/discover","params":{{{MODERN}}}}}"#)).await;
+    let result = answer.get("result").unwrap();
+    assert_eq!(result.get("supportedVersions").unwrap().to_text(), r#"["2026-07-28"]"#);
+    for (member, value) in [("resultType", "\"complete\""), ("cacheScope", "\"private\""), ("ttlMs", "60000")] {
+        assert_eq!(result.get(member).unwrap().to_text(), value);
+    }
+    let answer =
+        client.ask(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{{{MODERN}}}}}"#)).await;
+    let result = answer.get("result").unwrap();
+    assert_eq!(result.get("resultType").unwrap().as_str(), Some("complete"));
+    assert!(result.get("ttlMs").is_some() && result.get("cacheScope").is_some());
+
+    let other = MODERN.replace("2026-07-28", "2099-01-01");
+    let answer = client.ask(&format!(r#"{{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{{{other}}}}}"#)).await;
+    assert_eq!(code(&answer), "-32022");
+    assert_eq!(
+        answer.get("error").unwrap().get("data").unwrap().to_text(),
+        r#"{"supported":["2026-07-28"],"requested":"2099-01-01"}"#
+    );
+    let bare = r#"{"jsonrpc":"2.0","id":3,"method":"server/discover","params":{"_meta":{}}}"#;
+    assert_eq!(code(&client.ask(bare).await), "-32602");
+    let ping = format!(r#"{{"jsonrpc":"2.0","id":4,"method":"ping","params":{{{MODERN}}}}}"#);
+    assert_eq!(code(&client.ask(&ping).await), "-32601", "the stateless era has no ping");
+}
+
+#[tokio::test]
+async fn a_client_can_fall_back_to_the_older_era_on_the_same_pipe() {
+    let (house, _script) = house(Expose::Search).await;
+    let mut client = house.connect();
+    assert_eq!(code(&client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await), "-32600");
+    assert_eq!(
+        client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await.to_text(),
+        r#"{"jsonrpc":"2.0","id":1,"result":{}}"#
+    );
+    client.initialize("2025-11-25").await;
+    let answer = client.ask(r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#).await;
+    let tools = answer.get("result").unwrap().get("tools").unwrap().as_array().unwrap();
+    let names: Vec<_> = tools.iter().map(|tool| tool.get("name").unwrap().as_str().unwrap()).collect();
+    assert_eq!(names, ["search_tools", "describe_tool", "call_tool"]);
+    assert_eq!(code(&client.ask(r#"{"jsonrpc":"2.0","id":3,"method":"resources/list"}"#).await), "-32601");
+}
+
+#[tokio::test]
+async fn a_call_comes_back_byte_for_byte_and_is_on_record() {
+    let (house, mut script, mut client) = session(Expose::Search).await;
+    client
+        .say(r#"{"jsonrpc":"2.0","id":"q","method":"tools/call","params":{"name":"call_tool","arguments":{"server":"s","tool":"echo","arguments":{"x":1.0,"y":"\u0042","big":98765432109876543210}},"_meta":{"claudecode/toolUseId":"t1","io.modelcontextprotocol/x":1}}}"#)
+        .await;
+    let (id, method, params) = script.request().await;
+    assert_eq!(method, "tools/call");
+    assert_eq!(
+        params.to_text(),
+        r#"{"name":"echo","_meta":{"claudecode/toolUseId":"t1"},"arguments":{"x":1.0,"y":"\u0042","big":98765432109876543210}}"#
+    );
+    script.answer(&id, RESULT).await;
+    assert_eq!(client.hear().await, format!(r#"{{"jsonrpc":"2.0","id":"q","result":{RESULT}}}"#));
+    let log = house.audit.tail(2).unwrap();
+    assert_eq!((log[0].outcome, log[1].outcome), (Outcome::Permit, Outcome::Ok));
+    assert_eq!(log[0].call_id, log[1].call_id);
+    assert!(log[1].detail["result_digest"].as_str().unwrap().starts_with("sha256:"));
+    assert!(!format!("{log:?}").contains("98765432109876543210"), "no argument is in the log");
+}
+
+#[tokio::test]
+async fn a_stateless_call_gains_the_result_type_and_nothing_else() {
+    let (house, mut script) = house(Expose::Direct).await;
+    let mut client = house.connect();
+    client
+        .say(&format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"s__echo","unknown":[1.0],{MODERN}}}}}"#
+        ))
+        .await;
+    let (id, _, params) = script.request().await;
+    assert_eq!(params.to_text(), r#"{"name":"echo","unknown":[1.0],"arguments":{}}"#);
+    script.answer(&id, RESULT).await;
+    let want = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":{},"resultType":"complete"}}}}"#,
+        RESULT.strip_suffix('}').unwrap()
+    );
+    assert_eq!(client.hear().await, want);
+}
+
+#[tokio::test]
+async fn an_error_of_the_server_is_given_through() {
+    let (_house, mut script, mut client) = session(Expose::Direct).await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    let (id, _, _) = script.request().await;
+    script
+        .say(&format!(
+            r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":-32602,"message":"m","data":{{"n":1.0}}}}}}"#,
+            id.as_json()
+        ))
+        .await;
+    assert_eq!(
+        client.hear().await,
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"m","data":{"n":1.0}}}"#
+    );
+}
+
+#[tokio::test]
+async fn direct_tools_are_listed_as_written_but_for_the_name() {
+    let (_house, _script, mut client) = session(Expose::Direct).await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await;
+    let want = ECHO.replace(r#""name":"echo""#, r#""name":"s__echo""#);
+    assert_eq!(client.hear().await, format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{want}]}}}}"#));
+}
+
+#[tokio::test]
+async fn tools_are_found_and_described_as_written() {
+    let (_house, _script, mut client) = session(Expose::Search).await;
+    let call = |name: &str, arguments: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}"#
+        )
+    };
+    let found = client.ask(&call("search_tools", r#"{"query":"echoes"}"#)).await;
+    let structured = found.get("result").unwrap().get("structuredContent").unwrap();
+    assert_eq!(text(&found), structured.to_text());
+    assert_eq!(structured.get("tools").unwrap().as_array().unwrap()[0].get("tool").unwrap().as_str(), Some("echo"));
+    for arguments in [r#"{"server":"s","tool":"echo"}"#, r#"{"name":"s__echo"}"#] {
+        let described = client.ask(&call("describe_tool", arguments)).await;
+        assert_eq!(described.get("result").unwrap().get("structuredContent").unwrap().to_text(), ECHO);
+        assert_eq!(text(&described), ECHO);
+    }
+    for (name, arguments) in [
+        ("search_tools", "{}"),
+        ("search_tools", r#"{"query":" "}"#),
+        ("search_tools", r#"{"query":"x","limit":0}"#),
+        ("describe_tool", r#"{"server":"s"}"#),
+        ("call_tool", r#"{"server":"s","tool":"echo","arguments":[]}"#),
+        ("call_tool", r#"{"server":"s","tool":"echo","Tool":"other"}"#),
+        ("call_tool", r#"{"server":"s","tool":"echo","argument\u017f":{}}"#),
+    ] {
+        let answer = client.ask(&call(name, arguments)).await;
+        assert!(is_error(&answer), "{name} {arguments}: {answer}");
+    }
+    assert_eq!(code(&client.ask(&call("s__echo", "{}")).await), "-32602");
+}
+
+#[tokio::test]
+async fn what_is_not_approved_cannot_be_told_from_what_does_not_exist() {
+    let (house, _script, mut client) = session(Expose::Search).await;
+    house.add("q", &[&ECHO.replace("echo", "hidden")]);
+    house.door.index.rebuild(&house.door.admission.approved_tools().unwrap()).unwrap();
+    let mut told = Vec::new();
+    for (server, tool) in [("q", "hidden"), ("n", "hidden")] {
+        for name in ["call_tool", "describe_tool"] {
+            let line = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{{"server":"{server}","tool":"{tool}"}}}}}}"#
+            );
+            let answer = client.ask(&line).await;
+            assert!(is_error(&answer));
+            told.push(answer.to_text().replace(&format!("\\\"{server}\\\""), "SERVER"));
+        }
+    }
+    told.dedup();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    let found = client
+        .ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search_tools","arguments":{"query":"hidden"}}}"#)
+        .await;
+    assert!(!found.to_text().contains("\"q\""), "{found}");
+}
+
+#[tokio::test]
+async fn calls_run_side_by_side_and_a_cancelled_one_is_not_answered() {
+    let (house, mut script, mut client) = session(Expose::Direct).await;
+    let call =
+        |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"s__echo"}}}}"#);
+    client.say(&call("1")).await;
+    let (first, _, _) = script.request().await;
+    client.say(&call("2")).await;
+    let (second, _, _) = script.request().await;
+    client.say(&call("\"1\"")).await;
+    let (third, _, _) = script.request().await;
+    assert_eq!(code(&client.ask(&call("2")).await), "-32600", "an id in flight cannot be used twice");
+    client.say(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#).await;
+    let Some(Message::Notification { method, params }) = script.next().await else { panic!() };
+    assert_eq!((method.as_str(), params.unwrap().get("requestId")), ("notifications/cancelled", Some(first.as_json())));
+    script.answer(&first, "{}").await;
+    script.answer(&third, r#"{"n":3}"#).await;
+    script.answer(&second, r#"{"n":2}"#).await;
+    let mut heard = [client.hear().await, client.hear().await];
+    heard.sort();
+    assert!(
+        heard[0].contains(r#""id":"1","result":{"n":3}"#) && heard[1].contains(r#""id":2,"result":{"n":2}"#),
+        "{heard:?}"
+    );
+    let unknown = |log: &[crate::audit::Record]| log.iter().any(|record| record.outcome == Outcome::Unknown);
+    assert!(unknown(&house.audit.tail(20).unwrap()), "the cancelled call's end is on record");
+}
+
+#[tokio::test]
+async fn progress_comes_back_under_the_clients_token() {
+    let (_house, mut script, mut client) = session(Expose::Direct).await;
+    client
+        .say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo","_meta":{"progressToken":"tok"}}}"#)
+        .await;
+    let (id, _, params) = script.request().await;
+    let token = params.get("_meta").unwrap().get("progressToken").unwrap();
+    assert_eq!(token, id.as_json(), "the server sees the daemon's token");
+    script
+        .say(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":0.50,"x":1}}}}"#))
+        .await;
+    script
+        .say(r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":77,"progress":1}}"#)
+        .await;
+    script.answer(&id, "{}").await;
+    assert_eq!(
+        client.hear().await,
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"tok","progress":0.50,"x":1}}"#
+    );
+    assert_eq!(client.hear().await, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+}
+
+#[tokio::test]
+async fn a_revoked_agent_loses_its_session_and_its_calls_at_once() {
+    let (house, mut script, mut client) = session(Expose::Direct).await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    script.request().await;
+    house.door.registry.revoke(&house.agent, RevocationReason::AdminAction, "operator").unwrap();
+    assert!(matches!(client.ended.recv().await, Some(End::NotActive(_))));
+    assert_eq!(client.lines.next_line().await.unwrap(), None);
+    assert!(matches!(script.next().await, Some(Message::Notification { .. })), "the server is told");
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_a_call_gives_an_error_and_an_unknown_end() {
+    let (house, mut script, mut client) = session(Expose::Direct).await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    script.request().await;
+    drop(script);
+    let answer = Json::parse(&client.hear().await, 64).unwrap();
+    assert!(is_error(&answer) && text(&answer).contains("ended during the call"), "{answer}");
+    assert_eq!(house.audit.tail(1).unwrap()[0].outcome, Outcome::Unknown);
+}
+
+#[tokio::test]
+async fn a_change_of_approvals_is_told_where_the_list_follows_them() {
+    let (house, _script, mut client) = session(Expose::Direct).await;
+    client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await;
+    house.add("t", &[ECHO]);
+    house.door.admission.approve("t", "operator", None).unwrap();
+    assert_eq!(client.hear().await, r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+}
+
+#[tokio::test]
+async fn malformed_lines_are_answered_and_do_not_end_the_session() {
+    let (_house, _script, mut client) = session(Expose::Search).await;
+    assert_eq!(client.ask("Content-Length: 12").await.get("id"), Some(&Json::Null));
+    assert_eq!(code(&client.ask("[]").await), "-32600");
+    assert_eq!(code(&client.ask(&"x".repeat(70 << 10)).await), "-32600");
+    let twice = r#"{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"call_tool","name":"x"}}"#;
+    assert_eq!(code(&client.ask(twice).await), "-32600");
+    assert_eq!(code(&client.ask(r#"{"jsonrpc":"2.0","id":6,"method":"tools/call "}"#).await), "-32601");
+    client.say(r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"call_tool"}}"#).await;
+    assert_eq!(client.ask(r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#).await.get("id"), Some(&Json::number(7)));
+}
+
+#[tokio::test]
+async fn a_tool_that_is_denied_while_its_server_is_checked_is_not_called() {
+    let (house, mut script, mut client) = session(Expose::Search).await;
+    let entry = house.door.admission.get("s").unwrap().unwrap();
+    let mut changed = house.door.hub.upstream(&entry).await.unwrap().tools_changed();
+    script.say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#).await;
+    changed.changed().await.unwrap();
+    client
+        .say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"call_tool","arguments":{"server":"s","tool":"echo"}}}"#)
+        .await;
+    let (id, method, _) = script.request().await;
+    assert_eq!(method, "tools/list");
+    house
+        .door
+        .admission
+        .set_tool("s", "echo", crate::admission::AdmissionState::Denied, None, "operator", "no")
+        .unwrap();
+    script.answer(&id, &format!(r#"{{"tools":[{ECHO}]}}"#)).await;
+    let answer = Json::parse(&client.hear().await, 64).unwrap();
+    assert!(is_error(&answer) && text(&answer).contains("was not found"), "{answer}");
+    let records = house.audit.tail(2).unwrap();
+    assert_eq!((records[0].kind, &records[0].detail["gate"]), (Kind::Denial, &serde_json::json!("revocation")));
+    assert_eq!((records[1].kind, records[1].outcome), (Kind::Result, Outcome::Deny));
+    assert_eq!(records[0].call_id, records[1].call_id);
+    drop((client, house));
+    while let Some(said) = script.next().await {
+        assert!(!matches!(said, Message::Request { .. }), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_bound_to_another_user_loses_its_session() {
+    let (house, _script, mut client) = session(Expose::Search).await;
+    house.door.registry.bind_uid(&house.agent, Some(house.identity.uid()), "operator").unwrap();
+    client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await;
+    house.door.registry.bind_uid(&house.agent, Some(house.identity.uid() + 1), "operator").unwrap();
+    assert!(matches!(client.ended.recv().await, Some(End::NotActive(_))));
+}
+
+#[tokio::test]
+async fn a_cancelled_call_keeps_its_place_until_its_end_is_on_record() {
+    let (house, mut script) = house(Expose::Search).await;
+    let places = Arc::new(Semaphore::new(1));
+    let (door, identity) = (house.door.clone(), Arc::new(house.identity.clone()));
+    let wanted = forward::Wanted { server: "s".into(), tool: "echo".into(), params: Json::Null, arguments: None };
+    {
+        let call = forward::call(&door, &identity, &places, wanted, None);
+        tokio::select! {
+            _answer = call => panic!("it was not answered"),
+            _forwarded = script.request() => {}
+        }
+    }
+    assert_eq!(places.available_permits(), 0);
+    door.unfinished.close();
+    let (place, ()) = tokio::join!(places.acquire(), door.unfinished.wait());
+    drop(place);
+    let last = house.audit.tail(1).unwrap().remove(0);
+    assert_eq!((last.kind, last.outcome), (Kind::Result, Outcome::Unknown));
+}

@@ -1,0 +1,366 @@
+//! The daemon as MCP client of one server in its cage.
+//!
+//! Invariants: request ids on this pipe are the daemon's own; every call ends, by an answer, a
+//! timeout or the server's end; what the server answers is given back as it was written. No
+//! capability is declared to the server, so it may ask the daemon for nothing.
+
+mod calls;
+mod pump;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use self::calls::Calls;
+use super::envelope::{self, Limits, Reply, RequestId};
+use super::json::Json;
+use super::versions;
+use crate::config::Config;
+use crate::policy::ForwardPermit;
+use crate::sandbox::{Cage, StderrLog};
+
+/// Lines that may wait to be written to one server.
+const QUEUE: usize = 256;
+/// Pages of one list, and entries in all, that a server may send.
+const MAX_PAGES: usize = 1_000;
+const MAX_ENTRIES: usize = 5_000;
+/// Bytes of one list, all pages together.
+const MAX_LIST_BYTES: usize = 16 << 20;
+/// How long a server may take to end once its input has ended.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Lines of its standard error that an error shows.
+const LAST_WORDS: usize = 5;
+
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamLimits {
+    pub start_timeout: Duration,
+    pub call_timeout: Duration,
+    pub max_message_bytes: usize,
+    pub max_depth: usize,
+}
+
+impl UpstreamLimits {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            start_timeout: Duration::from_secs(config.sandbox.start_timeout_secs),
+            call_timeout: Duration::from_secs(config.proxy.call_timeout_secs),
+            max_message_bytes: config.proxy.max_message_bytes,
+            max_depth: config.proxy.max_depth,
+        }
+    }
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("the server ended: {cause}{last_words}; its standard error is in `lazaret server logs`")]
+    Ended { cause: Arc<str>, last_words: Arc<str> },
+    #[error(
+        "the server did not answer {method} within {secs} s{last_words}; it may hang or need the network, see `lazaret server logs`"
+    )]
+    Timeout { method: String, secs: u64, last_words: Arc<str> },
+    #[error("the server answered {method} with something that is not MCP: {cause}; tell its author")]
+    Protocol { method: String, cause: String },
+    #[error("the server answered {method} with an error: {error}; see `lazaret server logs`")]
+    Refused { method: String, error: String },
+    #[error("the server does not read its input: {QUEUE} messages wait for it; it may hang, see `lazaret server logs`")]
+    Stuck,
+    #[error(
+        "the call was permitted for {permitted} as it was approved, and another server was to get it; call it again"
+    )]
+    NotPermitted { permitted: String },
+}
+
+/// A running server that has answered `initialize`.
+pub struct Upstream {
+    container_id: String,
+    protocol_version: String,
+    server_info: Json,
+    instructions: Option<String>,
+    capabilities: Json,
+    /// Name and pin; unknown while it is compared with the pin, and in a review.
+    identity: std::sync::OnceLock<(String, String)>,
+    limits: UpstreamLimits,
+    calls: Arc<Calls>,
+    outgoing: mpsc::Sender<String>,
+    stderr: StderrLog,
+    tools_changed: watch::Receiver<u64>,
+    used: std::sync::Mutex<Instant>,
+    in_flight: AtomicUsize,
+    /// Owns the cage's output, and so the container: ending it removes the container.
+    reader: JoinHandle<()>,
+}
+
+impl Upstream {
+    /// Speaks to a cage that has just started. On an error the cage is gone.
+    pub async fn start(cage: Cage, limits: UpstreamLimits) -> Result<Arc<Upstream>, UpstreamError> {
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        let (changed, tools_changed) = watch::channel(0);
+        let calls = Arc::new(Calls::new(outgoing.clone()));
+        tokio::spawn(pump::write(queue, cage.stdin, calls.clone()));
+        let bounds = Limits { max_message_bytes: limits.max_message_bytes, max_depth: limits.max_depth };
+        let incoming =
+            pump::Incoming { calls: calls.clone(), changed, bounds, exit: cage.exit, stderr: cage.stderr.clone() };
+        let mut upstream = Upstream {
+            container_id: cage.container_id,
+            protocol_version: String::new(),
+            server_info: Json::Null,
+            instructions: None,
+            capabilities: Json::object::<&str>([]),
+            identity: std::sync::OnceLock::new(),
+            limits,
+            calls,
+            outgoing,
+            stderr: cage.stderr,
+            tools_changed,
+            used: Instant::now().into(),
+            in_flight: AtomicUsize::new(0),
+            reader: tokio::spawn(incoming.read(cage.stdout)),
+        };
+        upstream.initialize().await?;
+        Ok(Arc::new(upstream))
+    }
+
+    async fn initialize(&mut self) -> Result<(), UpstreamError> {
+        let method = "initialize";
+        let params = Json::object([
+            ("protocolVersion", Json::string(versions::LATEST_HANDSHAKE)),
+            ("capabilities", Json::object::<&str>([])),
+            ("clientInfo", versions::implementation()),
+        ]);
+        let reply = self.exchange(method, params, self.limits.start_timeout, None).await?;
+        let result = result_of(method, reply)?;
+        let bad = |cause: &str| UpstreamError::Protocol { method: method.into(), cause: cause.into() };
+        let version = result.get("protocolVersion").and_then(Json::as_str).ok_or_else(|| bad("no protocolVersion"))?;
+        if !versions::HANDSHAKE.contains(&version) {
+            return Err(bad(&format!(
+                "the protocol version {version:?}, which is none of {}",
+                versions::HANDSHAKE.join(", ")
+            )));
+        }
+        self.protocol_version = version.to_owned();
+        self.server_info = result.get("serverInfo").cloned().unwrap_or(Json::Null);
+        self.instructions = result.get("instructions").and_then(Json::as_str).map(str::to_owned);
+        match result.get("capabilities") {
+            Some(capabilities @ Json::Object(_)) => self.capabilities = capabilities.clone(),
+            _ => return Err(bad("no capabilities")),
+        }
+        self.send(envelope::notification_line("notifications/initialized", None)).await
+    }
+
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    pub fn protocol_version(&self) -> &str {
+        &self.protocol_version
+    }
+
+    pub fn server_info(&self) -> &Json {
+        &self.server_info
+    }
+
+    pub fn instructions(&self) -> Option<&str> {
+        self.instructions.as_deref()
+    }
+
+    pub fn capabilities(&self) -> &Json {
+        &self.capabilities
+    }
+
+    pub fn stderr(&self) -> &StderrLog {
+        &self.stderr
+    }
+
+    /// Bumped whenever the server says that its tools changed.
+    pub fn tools_changed(&self) -> watch::Receiver<u64> {
+        self.tools_changed.clone()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.calls.end().is_none()
+    }
+
+    /// Returns once the server has ended, and says how.
+    pub async fn ended(&self) -> UpstreamError {
+        self.calls.ended().await
+    }
+
+    /// How long nothing has been asked of it; `None` while a call is in flight.
+    pub fn idle(&self) -> Option<Duration> {
+        let used = *self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (self.in_flight.load(Ordering::Acquire) == 0).then(|| used.elapsed())
+    }
+
+    pub fn touch(&self) {
+        *self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+    }
+
+    /// All pages of a list, within the time that one call may take. Empty where the server does
+    /// not have such things.
+    pub async fn list_all(&self, method: &str, member: &str) -> Result<Vec<Json>, UpstreamError> {
+        let limit = self.limits.call_timeout;
+        match tokio::time::timeout(limit, self.pages(method, member)).await {
+            Ok(entries) => entries,
+            Err(_) => Err(self.timed_out(method, limit)),
+        }
+    }
+
+    async fn pages(&self, method: &str, member: &str) -> Result<Vec<Json>, UpstreamError> {
+        let capability = method.split('/').next().unwrap_or_default();
+        if self.capabilities.get(capability).is_none() {
+            return Ok(Vec::new());
+        }
+        let bad = |cause: String| UpstreamError::Protocol { method: method.into(), cause };
+        let (mut entries, mut cursor, mut seen) = (Vec::new(), None::<Json>, std::collections::HashSet::new());
+        let mut bytes = 0;
+        for _page in 0..MAX_PAGES {
+            let params = Json::object(cursor.take().map(|cursor| ("cursor", cursor)));
+            let mut result = match self.request(method, params).await? {
+                // A server may have resources and no templates of them.
+                Reply::Error(error) if error.get("code") == Some(&Json::number(envelope::METHOD_NOT_FOUND)) => {
+                    return Ok(Vec::new());
+                }
+                reply => result_of(method, reply)?,
+            };
+            bytes += result.to_text().len();
+            if bytes > MAX_LIST_BYTES {
+                return Err(bad(format!("more than {MAX_LIST_BYTES} bytes")));
+            }
+            match result.remove(member) {
+                Some(Json::Array(page)) => entries.extend(page),
+                _ => return Err(bad(format!("no array `{member}`"))),
+            }
+            if entries.len() > MAX_ENTRIES {
+                return Err(bad(format!("more than {MAX_ENTRIES} entries")));
+            }
+            match result.remove("nextCursor") {
+                None | Some(Json::Null) => return Ok(entries),
+                Some(Json::String(next)) if seen.insert(next.value.clone()) => cursor = Some(Json::String(next)),
+                Some(Json::String(_)) => return Err(bad("the same cursor twice".into())),
+                Some(_) => return Err(bad("a cursor that is no string".into())),
+            }
+        }
+        Err(bad(format!("more than {MAX_PAGES} pages")))
+    }
+
+    async fn request(&self, method: &str, params: Json) -> Result<Reply, UpstreamError> {
+        self.exchange(method, params, self.limits.call_timeout, None).await
+    }
+
+    /// Says which server this is, and under which pin it was found to be the approved one; only
+    /// permits for that are taken from then on. Said once, before anybody is handed the server.
+    pub fn identify(&self, name: &str, pin: &str) {
+        // It is the same server for as long as it runs: who says another thing is not heard.
+        let _said_before = self.identity.set((name.to_owned(), pin.to_owned()));
+    }
+
+    /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params of progress notifications go to
+    /// `progress`, with the daemon's own token in them; those that find it full are dropped.
+    pub async fn call_tool(
+        &self,
+        permit: &ForwardPermit,
+        progress: Option<mpsc::Sender<Json>>,
+    ) -> Result<Reply, UpstreamError> {
+        let server = permit.server();
+        let permitted = server.decided_pin.as_ref().map(|pin| (&server.name, pin));
+        if permitted.is_none() || self.identity.get().map(|(name, pin)| (name, pin)) != permitted {
+            return Err(UpstreamError::NotPermitted { permitted: server.name.clone() });
+        }
+        self.exchange("tools/call", permit.params(), self.limits.call_timeout, progress).await
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        mut params: Json,
+        limit: Duration,
+        progress: Option<mpsc::Sender<Json>>,
+    ) -> Result<Reply, UpstreamError> {
+        let _using = Using::new(self);
+        let wants_progress = progress.is_some();
+        let mut call = self.calls.open(progress)?;
+        if wants_progress {
+            let token = Json::number(call.id());
+            match params.get_mut("_meta") {
+                Some(meta) => meta.set("progressToken", token),
+                None => params.set("_meta", Json::object([("progressToken", token)])),
+            }
+        }
+        let line = envelope::request_line(&RequestId::number(call.id()), method, &params);
+        let answer = async {
+            self.send(line).await?;
+            call.answer().await
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                call.cancel("timed out");
+                Err(self.timed_out(method, limit))
+            }
+        }
+    }
+
+    fn timed_out(&self, method: &str, limit: Duration) -> UpstreamError {
+        let last_words = last_words(&self.stderr.tail(LAST_WORDS));
+        UpstreamError::Timeout { method: method.into(), secs: limit.as_secs(), last_words }
+    }
+
+    async fn send(&self, line: String) -> Result<(), UpstreamError> {
+        match self.outgoing.try_send(line) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(UpstreamError::Stuck),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.calls.end().unwrap_or(UpstreamError::Stuck)),
+        }
+    }
+
+    /// Ends the server: its input first, then, where that does not help, the container. The
+    /// container is removed soon after; `Sandbox::stop` waits for that.
+    pub async fn stop(&self) {
+        self.calls.finish("it was stopped", &[]);
+        self.calls.close_input();
+        if tokio::time::timeout(STOP_GRACE, self.calls.output_closed()).await.is_err() {
+            self.reader.abort();
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.reader.abort();
+        self.calls.close_input();
+    }
+}
+
+/// Counts a call in flight, and when the last one was.
+struct Using<'a>(&'a Upstream);
+
+impl<'a> Using<'a> {
+    fn new(upstream: &'a Upstream) -> Self {
+        upstream.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(upstream)
+    }
+}
+
+impl Drop for Using<'_> {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn last_words(lines: &[String]) -> Arc<str> {
+    if lines.is_empty() { "".into() } else { format!("; it said last: {}", lines.join(" | ")).into() }
+}
+
+fn result_of(method: &str, reply: Reply) -> Result<Json, UpstreamError> {
+    match reply {
+        Reply::Result(result) => Ok(result),
+        Reply::Error(error) => Err(UpstreamError::Refused { method: method.into(), error: error.to_text() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! The calls that wait for one server's answer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::UpstreamError;
+use crate::proxy::envelope::{self, Reply, RequestId};
+use crate::proxy::json::Json;
+
+type Answer = Result<Reply, UpstreamError>;
+
+struct Pending {
+    answer: oneshot::Sender<Answer>,
+    progress: Option<mpsc::Sender<Json>>,
+}
+
+#[derive(Default)]
+struct Table {
+    last_id: u64,
+    pending: HashMap<u64, Pending>,
+    end: Option<UpstreamError>,
+}
+
+pub(super) struct Calls {
+    table: Mutex<Table>,
+    outgoing: mpsc::Sender<String>,
+    ended: watch::Sender<bool>,
+    input_closed: watch::Sender<bool>,
+    output_closed: watch::Sender<bool>,
+}
+
+impl Calls {
+    pub(super) fn new(outgoing: mpsc::Sender<String>) -> Self {
+        let flag = || watch::Sender::new(false);
+        Self { table: Mutex::default(), outgoing, ended: flag(), input_closed: flag(), output_closed: flag() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call with an id of its own; its answer is waited for with [`Call::answer`].
+    pub(super) fn open(self: &Arc<Self>, progress: Option<mpsc::Sender<Json>>) -> Result<Call, UpstreamError> {
+        let mut table = self.table();
+        if let Some(end) = &table.end {
+            return Err(end.clone());
+        }
+        table.last_id += 1;
+        let id = table.last_id;
+        let (answer, receive) = oneshot::channel();
+        table.pending.insert(id, Pending { answer, progress });
+        drop(table);
+        Ok(Call { id, calls: self.clone(), receive })
+    }
+
+    /// Whether somebody waited for it.
+    pub(super) fn complete(&self, id: &RequestId, answer: Answer) -> bool {
+        let pending = id.as_u64().and_then(|id| self.table().pending.remove(&id));
+        pending.is_some_and(|pending| pending.answer.send(answer).is_ok())
+    }
+
+    pub(super) fn progress(&self, params: Json) {
+        let id = params.get("progressToken").and_then(Json::as_u64);
+        let table = self.table();
+        let sink = id.and_then(|id| table.pending.get(&id)).and_then(|pending| pending.progress.as_ref());
+        if let Some(sink) = sink {
+            // Progress is advice: a flood of it costs its own messages only.
+            let _full = sink.try_send(params);
+        }
+    }
+
+    /// Answers every call with the same error; the first end is the one that counts.
+    pub(super) fn finish(&self, cause: &str, last_words: &[String]) {
+        let mut table = self.table();
+        if table.end.is_some() {
+            return;
+        }
+        let end = UpstreamError::Ended { cause: cause.into(), last_words: super::last_words(last_words) };
+        table.end = Some(end.clone());
+        let pending = std::mem::take(&mut table.pending);
+        drop(table);
+        for (_, pending) in pending {
+            let _gone = pending.answer.send(Err(end.clone()));
+        }
+        self.ended.send_replace(true);
+    }
+
+    pub(super) fn end(&self) -> Option<UpstreamError> {
+        self.table().end.clone()
+    }
+
+    pub(super) async fn ended(&self) -> UpstreamError {
+        wait(&self.ended).await;
+        self.end().unwrap_or(UpstreamError::Stuck)
+    }
+
+    pub(super) fn close_input(&self) {
+        self.input_closed.send_replace(true);
+    }
+
+    pub(super) async fn input_closed(&self) {
+        wait(&self.input_closed).await;
+    }
+
+    pub(super) fn close_output(&self) {
+        self.output_closed.send_replace(true);
+    }
+
+    pub(super) async fn output_closed(&self) {
+        wait(&self.output_closed).await;
+    }
+
+    fn forget(&self, id: u64) -> bool {
+        self.table().pending.remove(&id).is_some()
+    }
+
+    /// A line that nobody waits for: it is dropped where the server does not read.
+    pub(super) fn tell(&self, line: String) {
+        let _stuck_or_gone = self.outgoing.try_send(line);
+    }
+}
+
+async fn wait(flag: &watch::Sender<bool>) {
+    // The sender lives as long as `self`, so that waiting cannot fail.
+    let _ = flag.subscribe().wait_for(|set| *set).await;
+}
+
+/// One call in flight. Dropped without an answer, it is cancelled at the server.
+pub(super) struct Call {
+    id: u64,
+    calls: Arc<Calls>,
+    receive: oneshot::Receiver<Answer>,
+}
+
+impl Call {
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) async fn answer(&mut self) -> Answer {
+        match (&mut self.receive).await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.calls.end().unwrap_or(UpstreamError::Stuck)),
+        }
+    }
+
+    /// Tells the server, if it still owes an answer.
+    pub(super) fn cancel(&self, reason: &str) {
+        if self.calls.forget(self.id) {
+            let params = Json::object([("requestId", Json::number(self.id)), ("reason", Json::string(reason))]);
+            self.calls.tell(envelope::notification_line("notifications/cancelled", Some(&params)));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.cancel("the caller cancelled it");
+    }
+}

@@ -1,0 +1,25 @@
+//! The protocol revisions that the door speaks, and how it names itself in them.
+
+use super::json::Json;
+
+/// Reached by `initialize`, oldest first.
+pub const HANDSHAKE: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", LATEST_HANDSHAKE];
+pub const LATEST_HANDSHAKE: &str = "2025-11-25";
+/// Named by every request in its `_meta`.
+pub const STATELESS: [&str; 1] = ["2026-07-28"];
+
+pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// Keys below this belong to one hop and are not passed on.
+pub const META_RESERVED: &str = "io.modelcontextprotocol/";
+
+/// `Implementation` of the specification.
+pub fn implementation() -> Json {
+    Json::object([
+        ("name", Json::string("lazaret")),
+        ("title", Json::string("Lazaret")),
+        ("version", Json::string(env!("CARGO_PKG_VERSION"))),
+    ])
+}

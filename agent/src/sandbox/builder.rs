@@ -1,0 +1,231 @@
+//! The container that an image is made in: it has the network, the package managers, and
+//! nothing of the host but its certificates and registry settings.
+//!
+//! Invariant: what serves only the build lies in `/app/.build` and is gone before the commit,
+//! so that neither caches nor the host's settings stand in an image.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::query_parameters as query;
+use bollard::{body_full, body_try_stream};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+
+use super::cage::{Unstarted, container_name, labels, random_suffix, wait};
+use super::docker::Engine;
+use super::error::{cause, status};
+use super::{Sandbox, SandboxError, StderrLog, hardening};
+
+/// Longest that one build may take.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Most that a build may report of what it installed.
+const REPORT_BYTES: usize = 64 << 20;
+const HOST_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Settings of the host that a package manager needs to find its registry from here.
+const PASSED_ON: [&str; 9] = [
+    "npm_config_registry",
+    "PIP_INDEX_URL",
+    "PIP_DEFAULT_TIMEOUT",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+/// What each package manager reads the path of further certificates from.
+const CA_VARIABLES: [&str; 5] =
+    ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO"];
+
+/// The script's frame: the data goes to descriptor 3, everything that is said to stderr.
+const FRAME: &str = "set -eu\nexec 3>&1 1>&2\n. /app/.build/env\ncd /app\n";
+const CLEAN: &str = "\ncd /\nrm -rf /app/.build\n";
+
+pub(super) struct Builder<'a> {
+    sandbox: &'a Sandbox,
+    engine: &'a Engine,
+    server: &'a str,
+    id: String,
+    /// Removes the container when the build ends, well or not.
+    guard: Unstarted,
+}
+
+impl<'a> Builder<'a> {
+    /// Creates the container. `script` is for `run`; `args` are its `$1`, `$2`, …
+    pub async fn create(
+        sandbox: &'a Sandbox,
+        server: &'a str,
+        script: Option<&str>,
+        args: &[&str],
+    ) -> Result<Self, SandboxError> {
+        let engine = sandbox.engine().await?;
+        let image = &sandbox.config.base_image;
+        let mut command = vec!["sh".to_owned(), "/app/.build/run".to_owned()];
+        command.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let body = ContainerCreateBody {
+            image: Some(image.clone()),
+            entrypoint: Some(vec!["/usr/bin/env".into()]),
+            cmd: Some(command),
+            user: Some(hardening::USER.into()),
+            working_dir: Some("/tmp".into()),
+            labels: Some(labels(&sandbox.instance, server, "build")),
+            host_config: Some(hardening::builder(engine, &sandbox.instance)),
+            ..ContainerCreateBody::default()
+        };
+        let name = format!("lazaret-{}-build-{}-{}", sandbox.instance, container_name(server), random_suffix());
+        let options = query::CreateContainerOptionsBuilder::new().name(&name).build();
+        let created = engine.docker.create_container(Some(options), body).await.map_err(|e| match status(&e) {
+            Some(404) => SandboxError::NoBaseImage { server: server.into(), image: image.clone() },
+            _ => engine.refused(format!("create the builder of {server}"), &e),
+        })?;
+        let guard = Unstarted::new(&engine.docker, &created.id);
+        let builder = Self { sandbox, engine, server, id: created.id, guard };
+        if let Some(script) = script {
+            let frame = frame(script).map_err(|e| SandboxError::Docker {
+                action: format!("pack the build of {server}"),
+                cause: e.to_string(),
+            })?;
+            builder.upload(Tar::Whole(frame)).await?;
+        }
+        Ok(builder)
+    }
+
+    /// Unpacks a tar stream at the container's root.
+    pub async fn upload(&self, tar: Tar) -> Result<(), SandboxError> {
+        let options = query::UploadToContainerOptionsBuilder::new().path("/").build();
+        let body = match tar {
+            Tar::Whole(bytes) => body_full(bytes),
+            Tar::Stream(chunks) => body_try_stream(chunks),
+        };
+        self.engine
+            .slow
+            .upload_to_container(&self.id, Some(options), body)
+            .await
+            .map_err(|e| self.engine.refused(format!("copy files into the builder of {}", self.server), &e))
+    }
+
+    /// Runs the script and returns what it wrote to descriptor 3.
+    pub async fn run(&mut self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
+        let log = StderrLog::default();
+        let result = match tokio::time::timeout(LIMIT, self.run_to_end(&log)).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("it took longer than {} minutes", LIMIT.as_secs() / 60)),
+        };
+        match result {
+            Ok(report) => Ok(report),
+            Err(cause) => {
+                self.guard.remove().await;
+                let output = log.tail(12).join("\n");
+                Err(SandboxError::Build { server: self.server.into(), step: step.into(), cause, hint, output })
+            }
+        }
+    }
+
+    async fn run_to_end(&self, log: &StderrLog) -> Result<Vec<u8>, String> {
+        let docker = &self.engine.docker;
+        let options = query::AttachContainerOptionsBuilder::new().stream(true).stdout(true).stderr(true).build();
+        let mut attached = docker.attach_container(&self.id, Some(options)).await.map_err(|e| cause(&e))?;
+        docker.start_container(&self.id, None).await.map_err(|e| cause(&e))?;
+        let mut report = Vec::new();
+        while let Some(frame) = attached.output.next().await {
+            match frame.map_err(|e| cause(&e))? {
+                LogOutput::StdOut { message } => report.extend_from_slice(&message),
+                LogOutput::StdErr { message } => log.push(&message),
+                LogOutput::StdIn { .. } | LogOutput::Console { .. } => {}
+            }
+            if report.len() > REPORT_BYTES {
+                return Err(format!("it reported more than {} MiB", REPORT_BYTES >> 20));
+            }
+        }
+        match wait(docker, &self.id).await? {
+            0 => Ok(report),
+            137 => Err("it was killed, which is what happens when memory runs out".into()),
+            code => Err(format!("exit code {code}")),
+        }
+    }
+
+    /// Makes the container's files an image and removes the container.
+    pub async fn commit(mut self, argv: &[String]) -> Result<String, SandboxError> {
+        let name = container_name(self.server);
+        let repo = format!("lazaret/{}", Some(name.trim_matches('-')).filter(|n| !n.is_empty()).unwrap_or("server"));
+        let tag = format!("{}-{}", self.sandbox.instance, random_suffix());
+        // The builder's own label would otherwise be inherited by whatever runs from the image.
+        let image_labels = labels(&self.sandbox.instance, self.server, "image");
+        let config = ContainerConfig {
+            user: Some(hardening::USER.into()),
+            working_dir: Some("/tmp".into()),
+            entrypoint: Some(Vec::new()),
+            cmd: Some(argv.to_vec()),
+            labels: Some(image_labels),
+            ..ContainerConfig::default()
+        };
+        // The tag keeps `docker image prune` away from it; it runs by id all the same.
+        let options = query::CommitContainerOptionsBuilder::new().container(&self.id).repo(&repo).tag(&tag).build();
+        let made = self.engine.slow.commit_container(options, config).await;
+        let made = made.map_err(|e| self.engine.refused(format!("commit the image of {}", self.server), &e))?;
+        self.guard.remove().await;
+        Ok(made.id)
+    }
+}
+
+/// A tar to send: small and whole, or made while it is sent.
+pub(super) enum Tar {
+    Whole(Bytes),
+    Stream(Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>),
+}
+
+/// `/app` and `/app/.build` with the script, the settings and the host's certificates.
+fn frame(script: &str) -> std::io::Result<Bytes> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for path in ["app/", "app/.build/", "app/.build/home/", "app/.build/tmp/"] {
+        tar.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), path, std::io::empty())?;
+    }
+    let mut settings: HashMap<&str, String> = HashMap::from([
+        ("HOME", "/app/.build/home".to_owned()),
+        ("TMPDIR", "/app/.build/tmp".to_owned()),
+        ("npm_config_cache", "/app/.build/npm".to_owned()),
+        ("npm_config_update_notifier", "false".to_owned()),
+        ("PIP_DISABLE_PIP_VERSION_CHECK", "1".to_owned()),
+        ("PIP_NO_CACHE_DIR", "1".to_owned()),
+        ("PIP_NO_INPUT", "1".to_owned()),
+        ("PIP_ROOT_USER_ACTION", "ignore".to_owned()),
+    ]);
+    for name in PASSED_ON {
+        if let Ok(value) = std::env::var(name) {
+            settings.insert(name, value);
+        }
+    }
+    let bundle = std::env::var("SSL_CERT_FILE").unwrap_or_else(|_| HOST_CA.into());
+    if let Ok(certificates) = std::fs::read(&bundle) {
+        file(&mut tar, "app/.build/ca.pem", &certificates)?;
+        settings.extend(CA_VARIABLES.map(|name| (name, "/app/.build/ca.pem".to_owned())));
+    }
+    let env = settings.iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "export {name}='{}'", value.replace('\'', r"'\''"));
+        text
+    });
+    file(&mut tar, "app/.build/env", env.as_bytes())?;
+    file(&mut tar, "app/.build/run", format!("{FRAME}{script}{CLEAN}").as_bytes())?;
+    Ok(tar.into_inner()?.into())
+}
+
+fn file(tar: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8]) -> std::io::Result<()> {
+    tar.append_data(&mut header(tar::EntryType::Regular, 0o644, content.len() as u64), path, content)
+}
+
+/// An entry that belongs to the cage's user and has no date, so that equal files make equal bytes.
+pub(super) fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(hardening::UID.into());
+    header.set_gid(hardening::UID.into());
+    header.set_mtime(1);
+    header
+}

@@ -1,0 +1,187 @@
+//! The settings that make a container a cage, and the proof that Docker took them.
+//!
+//! Closed by default. What a definition loosens is in its `mounts`, nowhere else.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerInspectResponse, HostConfig, HostConfigLogConfig, Mount, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+
+use super::docker::Engine;
+use crate::config::SandboxConfig;
+
+/// `nobody`, which owns nothing on a Debian host.
+pub(super) const UID: u32 = 65534;
+pub(super) const USER: &str = "65534:65534";
+/// Shared memory of a cage: the one writable place beside /tmp.
+const SHM_BYTES: i64 = 16 << 20;
+
+/// A cage's settings. `volumes` are paths that the image declares as volumes: each becomes a
+/// tmpfs, since Docker would otherwise put an unlimited, lasting directory of the host there.
+pub(super) fn cage(
+    config: &SandboxConfig,
+    engine: &Engine,
+    instance: &str,
+    mounts: Vec<Mount>,
+    volumes: &[String],
+) -> HostConfig {
+    let tmpfs = format!("rw,noexec,nosuid,nodev,size={},mode=1777", config.tmpfs_bytes);
+    let places = volumes.iter().cloned().chain(["/tmp".to_owned()]);
+    HostConfig {
+        network_mode: Some("none".into()),
+        readonly_rootfs: Some(true),
+        memory: Some(config.memory_bytes),
+        memory_swap: Some(config.memory_bytes),
+        // Docker counts in billionths of a processor.
+        nano_cpus: Some((config.cpus * 1e9) as i64),
+        pids_limit: Some(config.pids),
+        shm_size: Some(SHM_BYTES),
+        tmpfs: Some(places.map(|path| (path, tmpfs.clone())).collect()),
+        mounts: Some(mounts),
+        ..closed(engine, instance)
+    }
+}
+
+/// A builder's settings: it has the network and a writable root, and is closed in all else.
+pub(super) fn builder(engine: &Engine, instance: &str) -> HostConfig {
+    let tmpfs = "rw,nosuid,nodev,size=256m,mode=1777".to_owned();
+    HostConfig {
+        network_mode: Some("bridge".into()),
+        memory: Some(2 << 30),
+        memory_swap: Some(2 << 30),
+        pids_limit: Some(512),
+        tmpfs: Some(HashMap::from([("/tmp".to_owned(), tmpfs)])),
+        ..closed(engine, instance)
+    }
+}
+
+fn closed(engine: &Engine, instance: &str) -> HostConfig {
+    let limit = |name: &str, n| ResourcesUlimits { name: Some(name.into()), soft: Some(n), hard: Some(n) };
+    HostConfig {
+        cap_drop: Some(vec!["ALL".into()]),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        privileged: Some(false),
+        ipc_mode: Some("private".into()),
+        init: Some(true),
+        cgroup_parent: engine.cgroup_parent(instance),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        // Exit codes are read before the container is removed.
+        auto_remove: Some(false),
+        ulimits: Some(vec![limit("core", 0), limit("nofile", 4096)]),
+        ..HostConfig::default()
+    }
+}
+
+/// What Docker made of the settings of a cage.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Walls that are missing: the container must not start.
+    pub missing: Vec<String>,
+    /// Limits that this host does not enforce.
+    pub warnings: Vec<String>,
+}
+
+pub(super) fn verify(made: &ContainerInspectResponse, asked: &HostConfig, config: &SandboxConfig) -> Verdict {
+    let mut verdict = Verdict::default();
+    let host = made.host_config.clone().unwrap_or_default();
+    let mut wall = |holds: bool, name: &str| {
+        if !holds {
+            verdict.missing.push(name.into());
+        }
+    };
+    let user = made.config.as_ref().and_then(|c| c.user.as_deref()).unwrap_or_default();
+    wall(user == USER, "another user");
+    let drops = host.cap_drop.unwrap_or_default();
+    wall(drops.iter().any(|cap| cap.eq_ignore_ascii_case("all") || cap == "CAP_ALL"), "capabilities are kept");
+    wall(host.cap_add.is_none_or(|caps| caps.is_empty()), "capabilities are added");
+    let options = host.security_opt.unwrap_or_default();
+    wall(
+        options.iter().any(|o| o.starts_with("no-new-privileges") && !o.ends_with("false")),
+        "new privileges are possible",
+    );
+    wall(!options.iter().any(|o| o.ends_with("unconfined")), "a security profile is off");
+    wall(host.privileged != Some(true), "it is privileged");
+    wall(host.readonly_rootfs == Some(true), "its root is writable");
+    wall(host.network_mode.as_deref() == Some("none"), "it has a network");
+    wall(host.pid_mode.as_deref().is_none_or(|mode| mode != "host"), "it sees the host's processes");
+    wall(host.ipc_mode.as_deref().is_none_or(|mode| mode != "host"), "it shares the host's memory segments");
+    wall(host.uts_mode.as_deref().is_none_or(|mode| mode != "host"), "it shares the host's name");
+    wall(host.devices.is_none_or(|devices| devices.is_empty()), "it has devices");
+    wall(host.binds.is_none_or(|binds| binds.is_empty()), "it has host directories");
+    let count = |mounts: &Option<Vec<Mount>>| mounts.as_ref().map_or(0, Vec::len);
+    wall(count(&host.mounts) == count(&asked.mounts), "its mounts differ");
+    let foreign = made.mounts.as_deref().unwrap_or_default().iter().filter(|m| m.name.is_some()).count();
+    wall(foreign == 0, "it has a volume");
+
+    let mut limit = |holds: bool, what: &str| {
+        if !holds {
+            verdict.warnings.push(format!("Docker did not take the limit on {what}"));
+        }
+    };
+    limit(host.memory == Some(config.memory_bytes), "memory");
+    limit(host.memory_swap == Some(config.memory_bytes), "swap");
+    limit(host.pids_limit == Some(config.pids), "processes");
+    limit(host.nano_cpus == asked.nano_cpus, "processor time");
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::ContainerConfig;
+
+    fn asked() -> HostConfig {
+        let config = SandboxConfig::default();
+        HostConfig {
+            cap_drop: Some(vec!["ALL".into()]),
+            security_opt: Some(vec!["no-new-privileges".into()]),
+            readonly_rootfs: Some(true),
+            network_mode: Some("none".into()),
+            memory: Some(config.memory_bytes),
+            memory_swap: Some(config.memory_bytes),
+            pids_limit: Some(config.pids),
+            ..HostConfig::default()
+        }
+    }
+
+    fn made(host: HostConfig) -> ContainerInspectResponse {
+        let config = ContainerConfig { user: Some(USER.into()), ..ContainerConfig::default() };
+        ContainerInspectResponse {
+            host_config: Some(host),
+            config: Some(config),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_container_that_docker_opened_is_refused() {
+        let config = SandboxConfig::default();
+        assert_eq!(verify(&made(asked()), &asked(), &config), Verdict::default());
+        let openings: [fn(&mut HostConfig); 8] = [
+            |h| h.network_mode = Some("bridge".into()),
+            |h| h.readonly_rootfs = Some(false),
+            |h| h.cap_drop = None,
+            |h| h.cap_add = Some(vec!["SYS_ADMIN".into()]),
+            |h| h.security_opt = Some(vec!["no-new-privileges".into(), "seccomp=unconfined".into()]),
+            |h| h.privileged = Some(true),
+            |h| h.pid_mode = Some("host".into()),
+            |h| h.binds = Some(vec!["/:/host".into()]),
+        ];
+        for open in openings {
+            let mut host = asked();
+            open(&mut host);
+            assert_eq!(verify(&made(host.clone()), &asked(), &config).missing.len(), 1, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_docker_dropped_is_a_warning() {
+        let dropped = HostConfig { memory: Some(0), ..asked() };
+        let verdict = verify(&made(dropped), &asked(), &SandboxConfig::default());
+        assert_eq!(verdict.missing, [""; 0]);
+        assert_eq!(verdict.warnings, ["Docker did not take the limit on memory"]);
+    }
+}

@@ -1,0 +1,89 @@
+//! What a server wrote to its standard error, the newest part of it.
+//!
+//! A server may write without end, so the log is a ring: it never holds more than [`CAPACITY`]
+//! bytes. Text goes out without control characters, so that it cannot drive a terminal.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub const CAPACITY: usize = 256 << 10;
+
+/// Cheap to clone; all clones see the same log.
+#[derive(Clone, Default)]
+pub struct StderrLog(Arc<Mutex<Ring>>);
+
+#[derive(Default)]
+struct Ring {
+    bytes: VecDeque<u8>,
+    written: u64,
+}
+
+impl StderrLog {
+    pub(super) fn push(&self, bytes: &[u8]) {
+        let mut ring = self.lock();
+        ring.written += bytes.len() as u64;
+        let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
+        let excess = (ring.bytes.len() + kept.len()).saturating_sub(CAPACITY);
+        ring.bytes.drain(..excess);
+        ring.bytes.extend(kept);
+    }
+
+    /// Bytes that the server wrote in all, those that fell out of the ring included.
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
+    /// The last `lines` lines, oldest first.
+    pub fn tail(&self, lines: usize) -> Vec<String> {
+        let bytes: Vec<u8> = self.lock().bytes.iter().copied().collect();
+        last_lines(&bytes, lines)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for StderrLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StderrLog({} bytes written)", self.written())
+    }
+}
+
+/// The last lines that are not blank, printable.
+pub(super) fn last_lines(bytes: &[u8], lines: usize) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut last: Vec<String> = text.lines().rev().map(printable).filter(|line| !line.is_empty()).take(lines).collect();
+    last.reverse();
+    last
+}
+
+fn printable(line: &str) -> String {
+    let kept = line.chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| !c.is_control());
+    kept.collect::<String>().trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_writes_without_end_fills_no_memory() {
+        let log = StderrLog::default();
+        for i in 0..40_000 {
+            log.push(format!("line {i}\n").as_bytes());
+        }
+        log.push(&vec![b'x'; 3 * CAPACITY]);
+        log.push(b"\nthe end\n");
+        assert_eq!(log.lock().bytes.len(), CAPACITY);
+        assert!(log.written() > 3 * CAPACITY as u64);
+        assert_eq!(log.tail(1), ["the end"]);
+    }
+
+    #[test]
+    fn terminal_sequences_do_not_come_out() {
+        let log = StderrLog::default();
+        log.push(b"\x1b]0;owned\x07\x1b[2Jhello\tyou\r\n\xff\n\n");
+        assert_eq!(log.tail(10), ["]0;owned[2Jhello you", "\u{fffd}"]);
+    }
+}

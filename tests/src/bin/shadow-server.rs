@@ -1,0 +1,103 @@
+//! A minimal MCP server on stdio that leaves a trace of how far it came.
+//!
+//! `shadow-server [--started FILE] [--read FILE] [--by read|byte|readv|recv] [--connect SOCKET --connected FILE]`
+//!
+//! It makes `--started` first of all, `--read` as soon as it has one byte of stdin, and says in `--connected` how
+//! its connect to the UNIX socket went. `--by` chooses the system call that reads stdin. It answers `initialize`,
+//! `server/discover` and `tools/list`, and ends with its input.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{IoSliceMut, Read, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+
+fn main() -> std::io::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let option: HashMap<&str, &str> =
+        arguments.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+    if let Some(path) = option.get("--started") {
+        std::fs::write(path, std::process::id().to_string())?;
+    }
+    if let (Some(socket), Some(path)) = (option.get("--connect"), option.get("--connected")) {
+        let outcome = UnixStream::connect(socket).map_or_else(|e| e.to_string(), |_| "connected".into());
+        std::fs::write(path, outcome)?;
+    }
+
+    let mut input = input(option.get("--by").copied().unwrap_or("read"))?;
+    let mut pending = Vec::new();
+    let mut first = true;
+    loop {
+        let mut buffer = vec![0; 64 << 10];
+        let count = input(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if std::mem::take(&mut first)
+            && let Some(path) = option.get("--read")
+        {
+            std::fs::write(path, count.to_string())?;
+        }
+        pending.extend_from_slice(&buffer[..count]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            answer(&line)?;
+        }
+        // A framed message ends without a newline.
+        if serde_json::from_slice::<Value>(&pending).is_ok() {
+            answer(&std::mem::take(&mut pending))?;
+        }
+    }
+}
+
+type Input = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize>>;
+
+fn input(by: &str) -> std::io::Result<Input> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(match by {
+        "recv" => {
+            let mut socket = UnixStream::from(stdin);
+            Box::new(move |buffer| socket.read(buffer))
+        }
+        "byte" => {
+            let mut file = File::from(stdin);
+            Box::new(move |buffer| file.read(&mut buffer[..1]))
+        }
+        "readv" => {
+            let mut file = File::from(stdin);
+            Box::new(move |buffer| {
+                // The first piece is shorter than any message's first member.
+                let (head, rest) = buffer.split_at_mut(7);
+                file.read_vectored(&mut [IoSliceMut::new(head), IoSliceMut::new(rest)])
+            })
+        }
+        _ => {
+            let mut file = File::from(stdin);
+            Box::new(move |buffer| file.read(buffer))
+        }
+    })
+}
+
+fn answer(line: &[u8]) -> std::io::Result<()> {
+    let Ok(request) = serde_json::from_slice::<Value>(line) else { return Ok(()) };
+    let info = json!({"name": "thing", "version": "1.0.0"});
+    let result = match request["method"].as_str() {
+        Some("initialize") => json!({
+            "protocolVersion": request["params"]["protocolVersion"],
+            "capabilities": {"tools": {}},
+            "serverInfo": info,
+        }),
+        Some("server/discover") => json!({
+            "supportedVersions": ["2026-07-28"],
+            "capabilities": {"tools": {}},
+            "serverInfo": info,
+        }),
+        Some("tools/list") => json!({"tools": [{"name": "touch", "inputSchema": {"type": "object"}}]}),
+        _ => return Ok(()),
+    };
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", json!({"jsonrpc": "2.0", "id": request["id"], "result": result}))?;
+    stdout.flush()
+}

@@ -1,0 +1,139 @@
+//! `cargo xtask`: everything about this repository that is not `cargo build`.
+//!
+//! One file per step; a verb is a row of steps. Every step looks first at what is there, so that a second
+//! run does nothing twice, and says on stderr what it is about to do.
+
+mod bench;
+mod docker;
+mod ebpf;
+mod images;
+mod needs;
+mod qemu;
+mod run;
+mod sh;
+mod test;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+const USAGE: &str = "\
+Usage: cargo xtask VERB
+
+  run [--yes] [-- DAEMON FLAGS]   install what is missing, build, and run the daemon in observe mode
+  test [--yes] [--quick] [FILTER] every test there is, one final count; --quick leaves out clippy
+  bench [--yes]                   what the door costs, in figures, from a release build
+  setup [--yes]                   only install and build what run and test need
+  ebpf                            build the eBPF object
+  images                          make the base image in Docker
+  qemu-kernels                    fetch the kernels of the test matrix
+  qemu VERSION [lsm|no-lsm] [SCENARIO...]
+                                  boot one kernel of the matrix and run the guest's scenarios;
+                                  `docker` boots the guest that has Docker
+
+--yes asks no questions; without a terminal none are asked either.
+";
+
+/// What was typed after `cargo xtask`.
+struct Args {
+    verb: String,
+    yes: bool,
+    quick: bool,
+    words: Vec<String>,
+    /// What stands behind `--`.
+    rest: Vec<String>,
+}
+
+impl Args {
+    fn parse(mut typed: impl Iterator<Item = String>) -> Result<Self> {
+        let verb = typed.next().unwrap_or_else(|| "help".into());
+        let mut args = Args { verb, yes: false, quick: false, words: Vec::new(), rest: Vec::new() };
+        while let Some(word) = typed.next() {
+            match word.as_str() {
+                "--yes" | "-y" => args.yes = true,
+                "--quick" => args.quick = true,
+                "--" => args.rest.extend(typed.by_ref()),
+                flag if flag.starts_with('-') => bail!("`cargo xtask {}` knows no flag {flag}\n\n{USAGE}", args.verb),
+                _ => args.words.push(word),
+            }
+        }
+        Ok(args)
+    }
+}
+
+fn main() -> ExitCode {
+    match Args::parse(std::env::args().skip(1)).and_then(|args| dispatch(&args)) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &Args) -> Result<ExitCode> {
+    let root = root()?;
+    match args.verb.as_str() {
+        "run" => return run::run(&root, args.yes, &args.rest),
+        "test" => return test::test(&root, args.yes, args.quick, args.words.first().map(String::as_str)),
+        "bench" => bench::bench(&root, args.yes)?,
+        "setup" => {
+            let _docker = test::set_up(&root, args.yes)?;
+        }
+        "ebpf" => {
+            needs::install(&needs::for_building(), args.yes)?;
+            ebpf::build(&root)?;
+        }
+        "images" => {
+            needs::install(&needs::for_running(), args.yes)?;
+            let docker = docker::find_or_start(&root)?;
+            images::base_image(&root, docker.socket())?;
+        }
+        "qemu-kernels" => {
+            for kernel in qemu::kernels(&root)? {
+                println!("{}\t{}", kernel.version, kernel.vmlinuz.display());
+            }
+        }
+        "qemu" => {
+            let (version, rest) = args.words.split_first().context("name a kernel: cargo xtask qemu 6.1|6.12")?;
+            let (bpf_listed, scenarios) = match rest.first().map(String::as_str) {
+                Some("lsm") => (true, &rest[1..]),
+                Some("no-lsm") => (false, &rest[1..]),
+                _ => (true, rest),
+            };
+            qemu::boot(&root, version, bpf_listed, scenarios)?;
+        }
+        "help" | "--help" | "-h" => print!("{USAGE}"),
+        other => bail!("there is no verb {other}\n\n{USAGE}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The checkout: where this crate was built from.
+fn root() -> Result<PathBuf> {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.parent().map(Path::to_path_buf).context("xtask was built outside of a checkout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args> {
+        Args::parse(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn what_stands_behind_the_dashes_goes_to_the_daemon() {
+        let args = parse(&["run", "--yes", "--", "--mode", "hold"]).expect("these are good flags");
+        assert!(args.yes);
+        assert_eq!(args.rest, ["--mode", "hold"]);
+    }
+
+    #[test]
+    fn an_unknown_flag_is_refused() {
+        assert!(parse(&["test", "--fast"]).is_err());
+    }
+}

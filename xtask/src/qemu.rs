@@ -1,0 +1,119 @@
+//! Kernel images for the QEMU tests: stock Debian kernels, downloaded and unpacked, never installed.
+//!
+//! Invariant: `target/qemu/<version>/vmlinuz` is complete or absent, and no second download happens while
+//! it is there. The bed itself (initramfs, boot, results) is `lazaret_tests::qemu`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// The kernel lines that the tests boot, and what a package of that line is named around its release.
+const LINES: [(&str, &str, &str); 2] =
+    [("6.1", "linux-image-6.1.0-", "-amd64"), ("6.12", "linux-image-6.12.", "+deb12-amd64")];
+
+pub struct Kernel {
+    /// `6.1` or `6.12`.
+    pub version: &'static str,
+    pub vmlinuz: PathBuf,
+}
+
+/// The kernels of the test matrix below `root`/target/qemu; downloads those that are missing.
+pub fn kernels(root: &Path) -> Result<Vec<Kernel>> {
+    LINES
+        .iter()
+        .map(|(version, prefix, suffix)| {
+            let vmlinuz = root.join("target/qemu").join(version).join("vmlinuz");
+            if !vmlinuz.exists() {
+                download(&vmlinuz, prefix, suffix).with_context(|| {
+                    format!("cannot get a Debian {version} kernel for the QEMU tests; kernel tests for it are skipped")
+                })?;
+            }
+            Ok(Kernel { version, vmlinuz })
+        })
+        .collect()
+}
+
+/// Boots one kernel of the matrix and runs the guest's scenarios whose name contains one of `scenarios`
+/// (all, if none), with everything on stderr and stdout: the way to work on one scenario.
+pub fn boot(root: &Path, version: &str, bpf_listed: bool, scenarios: &[String]) -> Result<()> {
+    ensure!(
+        kernels(root)?.iter().any(|kernel| kernel.version == version),
+        "there is no kernel {version} in the test matrix; name 6.1 or 6.12"
+    );
+    let status = Command::new("cargo")
+        .current_dir(root)
+        .args(["run", "--quiet", "--package", "lazaret-tests", "--bin", "qemu-bed", "--", version])
+        .arg(if bpf_listed { "lsm" } else { "no-lsm" })
+        .args(scenarios)
+        .status()
+        .context("cannot run the QEMU bed with cargo")?;
+    ensure!(status.success(), "the guest on {version} reports failures (above), or did not come to its end");
+    Ok(())
+}
+
+fn download(vmlinuz: &Path, prefix: &str, suffix: &str) -> Result<()> {
+    let package = newest(&apt_names(prefix)?, prefix, suffix)
+        .with_context(|| format!("apt knows no package {prefix}*{suffix}; run `apt-get update` and look again"))?;
+    let dir = vmlinuz.parent().context("the kernel's path has no directory")?;
+    let unpacked = dir.join("unpacked");
+    let _ = std::fs::remove_dir_all(&unpacked); // left by a run that was interrupted, or not there
+    std::fs::create_dir_all(&unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
+
+    eprintln!("kernel: downloading {package} (about 100 MB; unpacked for QEMU, not installed)");
+    run(Command::new("apt-get").args(["--quiet", "download", &package]).current_dir(&unpacked))?;
+    let deb = entry(&unpacked, |name| name.ends_with(".deb"))?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
+    let image = entry(&unpacked.join("boot"), |name| name.starts_with("vmlinuz"))?;
+    std::fs::rename(&image, vmlinuz).with_context(|| format!("cannot keep {}", vmlinuz.display()))?;
+    std::fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
+    eprintln!("kernel: {} is {package}", vmlinuz.display());
+    Ok(())
+}
+
+fn apt_names(prefix: &str) -> Result<String> {
+    let output = Command::new("apt-cache")
+        .args(["pkgnames", prefix])
+        .output()
+        .context("cannot run apt-cache; the QEMU tests take their kernels from Debian's package lists")?;
+    ensure!(output.status.success(), "apt-cache pkgnames {prefix} failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The package with the highest release. What stands between prefix and suffix must be a plain number, which
+/// leaves out the cloud, rt, unsigned and debug packages.
+fn newest(names: &str, prefix: &str, suffix: &str) -> Option<String> {
+    let release = |name: &str| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u64>().ok();
+    names.lines().filter_map(|name| Some((release(name)?, name))).max().map(|(_, name)| name.to_owned())
+}
+
+fn entry(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
+        if wanted(&entry.file_name().to_string_lossy()) {
+            return Ok(entry.path());
+        }
+    }
+    bail!("the kernel package left nothing usable in {}", dir.display())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_plain_kernel_wins_by_number() {
+        let names = "linux-image-6.1.0-9-amd64\nlinux-image-6.1.0-56-cloud-amd64\nlinux-image-6.1.0-56-amd64\n\
+                     linux-image-6.1.0-57-rt-amd64\nlinux-image-6.1.0-58-amd64-unsigned\nlinux-image-6.1.0-59-amd64-dbg\n";
+        assert_eq!(newest(names, LINES[0].1, LINES[0].2).as_deref(), Some("linux-image-6.1.0-56-amd64"));
+        let names =
+            "linux-image-6.12.9+deb12-amd64\nlinux-image-6.12.117+deb12-amd64\nlinux-image-6.12.200+deb13-amd64\n";
+        assert_eq!(newest(names, LINES[1].1, LINES[1].2).as_deref(), Some("linux-image-6.12.117+deb12-amd64"));
+    }
+}
