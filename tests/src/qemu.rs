@@ -195,10 +195,12 @@ pub fn boot(machine: Machine, initramfs: &Path, only: &[String], echo: impl Fn(&
         arguments = format!("{arguments} lazaret.only={}", only.join(","));
     }
     // `timeout` ends the guest, with or without this process. No KVM: where /dev/kvm is there it need not work
-    // (nested, it often aborts QEMU or its guest), and the emulation is alike everywhere.
+    // (nested, it often aborts QEMU or its guest), and the emulation is alike everywhere. One thread for both
+    // processors: with a thread each, one of them can run a translation that the other has just made stale, and a
+    // kernel that patches its own code dies of it (`Oops: int3`, seen on 6.12).
     let mut qemu = Command::new("timeout")
         .args(["--kill-after=5", DEADLINE_SECS, "qemu-system-x86_64"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+        .args(["-accel", "tcg,thread=single", "-cpu", "max"])
         .args(["-m", machine.megabytes(), "-smp", "2", "-nic", "none", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(&vmlinuz)
