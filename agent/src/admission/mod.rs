@@ -21,7 +21,7 @@ pub use findings::Finding;
 pub use model::{AdmissionState, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition, loads_code};
 pub use review::ReviewError;
 pub use service::{Admission, DeniedPin, valid_name};
-pub use watch::ClientWatch;
+pub use watch::{ClientWatch, ConfigChange, Definition, EntryChange, What, Writer, WriterParent};
 
 use crate::audit::AuditError;
 use crate::store::StoreError;

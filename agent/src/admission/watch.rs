@@ -1,41 +1,54 @@
 //! Keeps the scan of client configs current, so that the kernel knows an entry before its client
-//! first starts it.
+//! first starts it, and tells who changed an entry.
 //!
 //! Directories are watched, not files: a file that appears later, or is replaced by a rename, is
-//! seen. A scan is published only when it says something new.
+//! seen. A scan is published only when it says something new, and handed on before anything else is done.
+//! An entry that was known stays known while its file is being written or cannot be read.
 
-use std::collections::HashSet;
+mod changes;
+mod source;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use self::source::{Kind, Notice, Signal, Signals, Source};
 use super::AdmissionError;
-use super::clients::{Cache, Scan, homes_of_host, scan_with};
+use super::clients::{Cache, ClientFile, Scan, homes_of_host, scan_with};
+
+pub use changes::{ConfigChange, Definition, EntryChange, What};
+pub use writer::{Writer, WriterParent};
 
 /// Homes and projects that are learned while running; whoever starts more has something else in mind.
 const MAX_LEARNED: usize = 512;
 /// Events within this time are one change: an editor's write is three or four.
 const TOGETHER: Duration = Duration::from_millis(4);
+/// A file that nobody has closed after this time is taken as it stands.
+const STILL_WRITING: Duration = Duration::from_secs(1);
+/// Without an event the configs are read again all the same.
+const NOTHING_HAPPENS: Duration = Duration::from_secs(600);
+/// Events that are kept until their change is told, and writers that one change names.
+const MAX_NOTICES: usize = 1024;
+const MAX_WRITERS: usize = 8;
+/// Changes that are kept for whoever asks, and that a slow subscriber may be behind.
+const RECENT: usize = 100;
 
-/// Events that may wait while a rescan runs. Whoever owns a home can make more of them than a
-/// rescan takes: further ones are not kept, it is only remembered that there were some.
-const WAITING: usize = 4096;
-
-struct Events {
-    queue: Receiver<notify::Result<notify::Event>>,
-    lost: Arc<AtomicBool>,
-}
+type OnScan = Box<dyn Fn(&Scan) + Send>;
 
 /// The current scan, and who watches it.
 pub struct ClientWatch {
     state: Arc<Mutex<State>>,
     scans: watch::Receiver<Arc<Scan>>,
+    changes: broadcast::Sender<Arc<ConfigChange>>,
 }
 
 struct State {
@@ -45,14 +58,26 @@ struct State {
     run_dir: PathBuf,
     learned: usize,
     cache: Cache,
-    /// `None` where this host has no inotify left; then only starts and requests rescan.
-    watcher: Option<RecommendedWatcher>,
+    source: Source,
     watched: HashSet<PathBuf>,
     /// Paths whose change matters: configs, where their links lead, and the directories on the way.
     relevant: HashSet<PathBuf>,
-    /// Directories that could not be watched, with the cause.
+    /// Where the links of configs lead, and the configs.
+    links: HashMap<PathBuf, PathBuf>,
+    /// Files that somebody writes to and has not closed.
+    writing: HashSet<PathBuf>,
+    /// What happened since changes were last told.
+    notices: Vec<Notice>,
+    /// The files as they were last told, and the places that were looked at then: what is seen for the
+    /// first time is no change.
+    told: HashMap<PathBuf, ClientFile>,
+    places: HashSet<PathBuf>,
+    recent: VecDeque<Arc<ConfigChange>>,
+    /// What could not be watched, with the cause.
     failures: Vec<String>,
     scans: watch::Sender<Arc<Scan>>,
+    changes: broadcast::Sender<Arc<ConfigChange>>,
+    on_scan: Option<OnScan>,
 }
 
 impl ClientWatch {
@@ -64,33 +89,40 @@ impl ClientWatch {
 
     /// Exactly these homes and projects, and the host's managed files.
     pub fn of(homes: Vec<PathBuf>, projects: Vec<PathBuf>, run_dir: &Path) -> Result<Self, AdmissionError> {
-        let (sender, queue) = sync_channel(WAITING);
-        let events = Events { queue, lost: Arc::default() };
+        let (source, signals, failures) = Source::start();
+        for failure in &failures {
+            tracing::warn!("{failure}");
+        }
         let (scans, receiver) = watch::channel(Arc::new(Scan::default()));
-        let (watcher, failures) = match watcher(sender, events.lost.clone()) {
-            Ok(watcher) => (Some(watcher), Vec::new()),
-            Err(e) => (None, vec![format!("client configs are not watched: {e}; raise fs.inotify.max_user_instances")]),
-        };
+        let changes = broadcast::Sender::new(RECENT);
         let mut state = State {
             homes,
             projects,
             run_dir: run_dir.into(),
             learned: 0,
             cache: Cache::default(),
-            watcher,
+            source,
             watched: HashSet::new(),
             relevant: HashSet::new(),
+            links: HashMap::new(),
+            writing: HashSet::new(),
+            notices: Vec::new(),
+            told: HashMap::new(),
+            places: HashSet::new(),
+            recent: VecDeque::new(),
             failures,
             scans,
+            changes: changes.clone(),
+            on_scan: None,
         };
         state.rescan();
         let state = Arc::new(Mutex::new(state));
         let weak = Arc::downgrade(&state);
         std::thread::Builder::new()
             .name("client-watch".into())
-            .spawn(move || follow(&events, &weak))
+            .spawn(move || follow(&signals, &weak))
             .map_err(AdmissionError::Watch)?;
-        Ok(Self { state, scans: receiver })
+        Ok(Self { state, scans: receiver, changes })
     }
 
     pub fn current(&self) -> Arc<Scan> {
@@ -104,11 +136,39 @@ impl ClientWatch {
         scans
     }
 
+    /// Gives `take` the current scan, and from now on each new one before anything else is done with it.
+    pub fn on_scan(&self, take: impl Fn(&Scan) + Send + 'static) {
+        let mut state = lock(&self.state);
+        take(&self.current());
+        state.on_scan = Some(Box::new(take));
+    }
+
+    /// Gets each change from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Arc<ConfigChange>> {
+        self.changes.subscribe()
+    }
+
+    /// The last changes, oldest first.
+    pub fn recent_changes(&self) -> Vec<Arc<ConfigChange>> {
+        lock(&self.state).recent.iter().cloned().collect()
+    }
+
+    /// A client was started that has these homes and works in this directory: what was not known of them is
+    /// known when this returns, and what was known is looked at again.
+    pub fn client_started(&self, homes: &[PathBuf], project: Option<&Path>) {
+        let mut state = lock(&self.state);
+        let mut new = false;
+        for home in homes {
+            new |= state.add_home(home);
+        }
+        new |= project.is_some_and(|project| state.add_project(project));
+        if new { state.rescan() } else { state.source.look() }
+    }
+
     /// Adds a home directory; its configs are known when this returns.
     pub fn add_home(&self, home: &Path) {
         let mut state = lock(&self.state);
-        if home.is_absolute() && !state.homes.iter().any(|known| known == home) && state.room() {
-            state.homes.push(home.into());
+        if state.add_home(home) {
             state.rescan();
         }
     }
@@ -116,8 +176,7 @@ impl ClientWatch {
     /// Adds a project directory; its configs are known when this returns.
     pub fn add_project(&self, project: &Path) {
         let mut state = lock(&self.state);
-        if project.is_absolute() && !state.projects.iter().any(|known| known == project) && state.room() {
-            state.projects.push(project.into());
+        if state.add_project(project) {
             state.rescan();
         }
     }
@@ -139,47 +198,55 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watcher(
-    sender: SyncSender<notify::Result<notify::Event>>,
-    lost: Arc<AtomicBool>,
-) -> notify::Result<RecommendedWatcher> {
-    notify::recommended_watcher(move |event| {
-        // Full, or the receiver has gone, and so has the watch.
-        if sender.try_send(event).is_err() {
-            lost.store(true, Ordering::Release);
-        }
-    })
-}
-
-/// Ends when the watch is dropped: the watcher goes with it, and with that the sender.
-fn follow(events: &Events, state: &Weak<Mutex<State>>) {
-    while let Ok(event) = events.queue.recv() {
+/// Ends when the watch is dropped: the source goes with it, and with that the sender.
+fn follow(signals: &Signals, state: &Weak<Mutex<State>>) {
+    let mut patience = NOTHING_HAPPENS;
+    loop {
+        let first = match signals.queue.recv_timeout(patience) {
+            Ok(signal) => Some(signal),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let Some(state) = state.upgrade() else { return };
-        let mut matters = lock(&state).matters(&event);
-        // The queue was full at some time, so that there is an event in it to come here with.
-        if events.lost.swap(false, Ordering::AcqRel) {
-            lock(&state).watched.clear();
-            matters = true;
-        }
-        if !matters {
+        // At once, for the kernel. What follows within moments belongs to it; only then is told what changed.
+        // A stream of events delays nothing: the moments are counted from the first.
+        if !lock(&state).takes(first, signals) {
             continue;
         }
-        // What follows within moments belongs to it. A stream of events delays nothing: the
-        // moments are counted from the first.
-        let end = Instant::now() + TOGETHER;
-        while let Some(left) = end.checked_duration_since(Instant::now())
-            && let Ok(event) = events.queue.recv_timeout(left)
-        {
-            lock(&state).matters(&event);
-        }
-        if events.lost.swap(false, Ordering::AcqRel) {
-            lock(&state).watched.clear();
-        }
         lock(&state).rescan();
+        let end = Instant::now() + TOGETHER;
+        let mut more = false;
+        while let Some(left) = end.checked_duration_since(Instant::now())
+            && let Ok(signal) = signals.queue.recv_timeout(left)
+        {
+            more |= lock(&state).takes(Some(signal), signals);
+        }
+        let mut state = lock(&state);
+        if more {
+            state.rescan();
+        }
+        state.tell();
+        patience = if state.writing.is_empty() { NOTHING_HAPPENS } else { STILL_WRITING };
     }
 }
 
 impl State {
+    fn add_home(&mut self, home: &Path) -> bool {
+        let new = home.is_absolute() && !self.homes.iter().any(|known| known == home) && self.room();
+        if new {
+            self.homes.push(home.into());
+        }
+        new
+    }
+
+    fn add_project(&mut self, project: &Path) -> bool {
+        let new = project.is_absolute() && !self.projects.iter().any(|known| known == project) && self.room();
+        if new {
+            self.projects.push(project.into());
+        }
+        new
+    }
+
     fn room(&mut self) -> bool {
         self.learned += 1;
         if self.learned == MAX_LEARNED {
@@ -188,60 +255,160 @@ impl State {
         self.learned <= MAX_LEARNED
     }
 
-    /// Whether an event may change what the configs say. A directory that went away took its
-    /// watch with it, and is watched anew when it is made again.
-    fn matters(&mut self, event: &notify::Result<notify::Event>) -> bool {
-        match event {
-            // Events were lost, and with them perhaps such a directory.
-            Err(_) => self.watched.clear(),
-            Ok(event) if event.need_rescan() => self.watched.clear(),
-            Ok(event) if matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) => {
-                self.watched.retain(|dir| !event.paths.iter().any(|gone| dir.starts_with(gone)));
-            }
-            Ok(_) => {}
+    /// Takes one signal (`None`: there was none for a while). Whether the configs may say something else now.
+    fn takes(&mut self, signal: Option<Signal>, signals: &Signals) -> bool {
+        // Events were lost, and with them perhaps that of a directory that went away.
+        let lost = signals.lost.swap(false, Ordering::AcqRel);
+        if lost {
+            self.watched.clear();
         }
-        match event {
-            Err(_) => true,
-            Ok(event) if event.need_rescan() => true,
-            // Reading is no change, and we read ourselves.
-            Ok(event) if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)) => {
-                false
-            }
-            Ok(event) => event.paths.iter().any(|path| self.relevant.contains(path)),
+        match signal {
+            None => self.writing.clear(),
+            Some(Signal::Look) => {}
+            Some(Signal::Changed(notice)) => return self.takes_notice(notice) || lost,
         }
+        true
+    }
+
+    fn takes_notice(&mut self, notice: Notice) -> bool {
+        // A directory that went away is watched anew when it is made again.
+        if notice.kind == Kind::Gone {
+            for gone in self.watched.extract_if(|dir| dir.starts_with(&notice.path)) {
+                self.source.forget(&gone);
+            }
+        }
+        if !self.relevant.contains(&notice.path) {
+            return false;
+        }
+        if notice.kind == Kind::Writing {
+            self.writing.insert(notice.path.clone());
+        } else {
+            self.writing.remove(&notice.path);
+        }
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(notice);
+        }
+        true
     }
 
     /// Reads, watches what the reading brought up, and reads again if a directory became
     /// watched in between: what was written into it before is not missed.
     fn rescan(&mut self) {
         for _ in 0..3 {
-            let (scan, found) = scan_with(&mut self.cache, &self.homes, &self.projects, &self.run_dir);
+            let (mut scan, found) = scan_with(&mut self.cache, &self.homes, &self.projects, &self.run_dir);
             let existing: HashSet<PathBuf> = scan.files.iter().map(|file| file.path.clone()).collect();
+            self.keep_what_is_written(&mut scan);
             self.publish(scan);
-            if !self.watch(&found, &existing) {
+            let more = self.watch(&found, &existing);
+            self.adopt(found);
+            if !more {
                 return;
             }
         }
     }
 
+    /// Half a file may be whole to its parser: nothing of it is forgotten until it is closed.
+    fn keep_what_is_written(&self, scan: &mut Scan) {
+        if self.writing.is_empty() {
+            return;
+        }
+        let current = self.scans.borrow().clone();
+        for file in scan.files.iter_mut().filter(|file| self.is_written(&file.path)) {
+            let before = current.files.iter().find(|before| before.path == file.path);
+            for server in before.map(|before| before.servers.as_slice()).unwrap_or_default() {
+                if !file.servers.contains(server) {
+                    file.servers.push(server.clone());
+                }
+            }
+        }
+    }
+
+    fn is_written(&self, path: &Path) -> bool {
+        self.writing.contains(path)
+            || self.writing.iter().any(|real| self.links.get(real).is_some_and(|link| link == path))
+    }
+
     fn publish(&mut self, mut scan: Scan) {
         scan.warnings.extend(self.failures.iter().cloned());
-        self.scans.send_if_modified(|current| {
-            scan.generation = current.generation;
-            if current.generation > 0 && **current == scan {
-                return false;
+        let current = self.scans.borrow().clone();
+        scan.generation = current.generation;
+        if current.generation > 0 && *current == scan {
+            return;
+        }
+        scan.generation += 1;
+        // The kernel first: a client may be reading the same file just now.
+        if let Some(take) = &self.on_scan {
+            take(&scan);
+        }
+        self.scans.send_replace(Arc::new(scan));
+    }
+
+    /// What is looked at for the first time is known from now on, and no change.
+    fn adopt(&mut self, found: Vec<(PathBuf, PathBuf)>) {
+        let places: HashSet<PathBuf> = found.into_iter().map(|(path, _)| path).collect();
+        let current = self.scans.borrow().clone();
+        for file in current.files.iter().filter(|file| !self.places.contains(&file.path)) {
+            self.told.insert(file.path.clone(), file.clone());
+        }
+        self.told.retain(|path, _| places.contains(path));
+        self.places = places;
+    }
+
+    /// Tells what changed since it was last told, but for files that are still being written.
+    fn tell(&mut self) {
+        let scan = self.scans.borrow().clone();
+        let now: HashMap<&PathBuf, &ClientFile> = scan.files.iter().map(|file| (&file.path, file)).collect();
+        let mut paths: Vec<PathBuf> = self.told.keys().chain(now.keys().copied()).cloned().collect();
+        paths.sort();
+        paths.dedup();
+        for path in paths {
+            if self.is_written(&path) || self.told.get(&path) == now.get(&path).copied() {
+                continue;
             }
-            scan.generation += 1;
-            *current = Arc::new(scan);
-            true
-        });
+            let change = changes::between(self.told.get(&path), now.get(&path).copied());
+            match now.get(&path) {
+                Some(file) => self.told.insert(path.clone(), (*file).clone()),
+                None => self.told.remove(&path),
+            };
+            let Some(mut change) = change else { continue };
+            change.writers = self.writers_of(&path);
+            let change = Arc::new(change);
+            self.recent.push_back(change.clone());
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+            // Without a subscriber it is among the recent ones all the same.
+            let _ = self.changes.send(change);
+        }
+        let writing = &self.writing;
+        self.notices.retain(|notice| writing.contains(&notice.path));
+    }
+
+    /// Whoever wrote to `path`, to where it leads, or moved a directory above it.
+    fn writers_of(&self, path: &Path) -> Vec<Writer> {
+        let mut writers: Vec<Writer> = Vec::new();
+        let concerns = |notice: &&Notice| {
+            path.starts_with(&notice.path) || self.links.get(&notice.path).is_some_and(|link| link == path)
+        };
+        for writer in self.notices.iter().filter(concerns).filter_map(|notice| notice.writer.as_ref()) {
+            match writers.iter().position(|known| known.pid == writer.pid) {
+                Some(at) if writers[at].knows_less_than(writer) => writers[at] = writer.clone(),
+                Some(_) => {}
+                None if writers.len() < MAX_WRITERS => writers.push(writer.clone()),
+                None => {}
+            }
+        }
+        writers
     }
 
     /// Watches the nearest existing directory above each place. Returns whether there is a new one.
     fn watch(&mut self, found: &[(PathBuf, PathBuf)], existing: &HashSet<PathBuf>) -> bool {
-        let Some(watcher) = &mut self.watcher else { return false };
+        if !self.source.works() {
+            return false;
+        }
         let mut wanted = HashSet::new();
         self.relevant.clear();
+        self.links.clear();
         for (path, base) in found {
             for above in path.ancestors().take_while(|above| *above != base.as_path()) {
                 self.relevant.insert(above.into());
@@ -259,150 +426,37 @@ impl State {
                 && real != *path
             {
                 wanted.extend(real.parent().map(Path::to_path_buf));
-                self.relevant.insert(real);
+                self.relevant.insert(real.clone());
+                self.links.insert(real, path.clone());
             }
         }
+        self.source.tell_of(&self.relevant);
         for gone in self.watched.extract_if(|dir| !wanted.contains(dir)) {
-            // It may be gone with its directory already.
-            let _ = watcher.unwatch(&gone);
+            self.source.unwatch(&gone);
         }
         let mut more = false;
         for dir in wanted {
             if self.watched.contains(&dir) {
                 continue;
             }
-            match watcher.watch(&dir, RecursiveMode::NonRecursive) {
-                Ok(()) => more |= self.watched.insert(dir),
-                Err(e) if dir.is_dir() => {
-                    let failure = format!("{} is not watched: {e}; raise fs.inotify.max_user_watches", dir.display());
-                    if self.failures.len() < 20 && !self.failures.contains(&failure) {
-                        self.failures.push(failure);
-                    }
+            let failure = match self.source.watch(&dir) {
+                Ok(lacks) => {
+                    more |= self.watched.insert(dir);
+                    lacks
                 }
-                Err(_) => {}
+                Err(e) if dir.is_dir() => {
+                    Some(format!("{} is not watched: {e}; raise fs.inotify.max_user_watches", dir.display()))
+                }
+                Err(_) => None,
+            };
+            if let Some(failure) = failure
+                && self.failures.len() < 20
+                && !self.failures.contains(&failure)
+            {
+                tracing::warn!("{failure}");
+                self.failures.push(failure);
             }
         }
         more
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ENTRY: &str = r#"{"mcpServers":{"time":{"command":"uvx","args":["mcp-server-time"]}}}"#;
-
-    /// Waits for a scan that satisfies `want`, with a deadline.
-    fn wait_for(watch: &ClientWatch, want: impl Fn(&Scan) -> bool) -> Arc<Scan> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let mut scans = watch.scans.clone();
-        runtime.block_on(async {
-            let found = tokio::time::timeout(Duration::from_secs(10), scans.wait_for(|scan| want(scan))).await;
-            found.expect("the change was not seen").unwrap().clone()
-        })
-    }
-
-    fn count(scan: &Scan, under: &Path) -> usize {
-        scan.files.iter().filter(|file| file.path.starts_with(under)).map(|file| file.servers.len()).sum()
-    }
-
-    #[test]
-    fn a_storm_of_events_is_not_kept_and_its_last_change_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(".claude.json");
-        std::fs::write(&path, "{}").unwrap();
-        let watch = watch(dir.path());
-        for _ in 0..2 * WAITING {
-            std::fs::write(&path, "{ }").unwrap();
-        }
-        std::fs::write(&path, ENTRY).unwrap();
-        wait_for(&watch, |scan| count(scan, dir.path()) == 1);
-    }
-
-    fn watch(home: &Path) -> ClientWatch {
-        ClientWatch::of(vec![home.into()], vec![], Path::new("/run/lazaret")).unwrap()
-    }
-
-    #[test]
-    fn a_config_that_appears_is_renamed_over_changed_and_removed_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let home = dir.path();
-        let watch = watch(home);
-        assert_eq!(count(&watch.current(), home), 0);
-
-        let path = home.join(".claude.json");
-        std::fs::write(&path, ENTRY).unwrap();
-        let first = wait_for(&watch, |scan| count(scan, home) == 1);
-
-        std::fs::write(home.join("new"), ENTRY.replace("}}}", "},\"b\":{\"command\":\"b\"}}}")).unwrap();
-        std::fs::rename(home.join("new"), &path).unwrap();
-        let second = wait_for(&watch, |scan| count(scan, home) == 2);
-        assert!(second.generation > first.generation);
-
-        std::fs::remove_file(&path).unwrap();
-        wait_for(&watch, |scan| count(scan, home) == 0);
-    }
-
-    #[test]
-    fn a_config_in_directories_that_do_not_exist_yet_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let watch = watch(dir.path());
-        let deep = dir.path().join(".config/Claude");
-        std::fs::create_dir_all(&deep).unwrap();
-        std::fs::write(deep.join("claude_desktop_config.json"), ENTRY).unwrap();
-        wait_for(&watch, |scan| count(scan, dir.path()) == 1);
-        std::fs::remove_dir_all(dir.path().join(".config")).unwrap();
-        wait_for(&watch, |scan| count(scan, dir.path()) == 0);
-        std::fs::create_dir_all(&deep).unwrap();
-        std::fs::write(deep.join("claude_desktop_config.json"), ENTRY).unwrap();
-        wait_for(&watch, |scan| count(scan, dir.path()) == 1);
-    }
-
-    #[test]
-    fn a_config_behind_a_link_is_seen_to_change() {
-        let dir = tempfile::tempdir().unwrap();
-        let (home, dotfiles) = (dir.path().join("home"), dir.path().join("dotfiles"));
-        std::fs::create_dir_all(&home).unwrap();
-        std::fs::create_dir_all(&dotfiles).unwrap();
-        std::fs::write(dotfiles.join("c.json"), "{}").unwrap();
-        std::os::unix::fs::symlink(dotfiles.join("c.json"), home.join(".claude.json")).unwrap();
-        let watch = watch(&home);
-        std::fs::write(dotfiles.join("c.json"), ENTRY).unwrap();
-        wait_for(&watch, |scan| count(scan, &home) == 1);
-    }
-
-    #[test]
-    fn a_broken_config_does_not_make_its_servers_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(".claude.json");
-        std::fs::write(&path, ENTRY).unwrap();
-        let watch = watch(dir.path());
-        std::fs::write(&path, "{\n  \"mcpServers\": {,").unwrap();
-        let scan = wait_for(&watch, |scan| scan.files.iter().any(|file| file.error.is_some()));
-        assert_eq!(count(&scan, dir.path()), 1);
-        let error = scan.files.iter().find_map(|file| file.error.clone()).unwrap();
-        assert!(error.contains(".claude.json: line 2, column 18"), "{error}");
-    }
-
-    #[test]
-    fn homes_and_projects_that_are_added_are_known_at_once_and_watched() {
-        let dir = tempfile::tempdir().unwrap();
-        let (home, project) = (dir.path().join("h"), dir.path().join("p"));
-        std::fs::create_dir_all(&home).unwrap();
-        std::fs::create_dir_all(&project).unwrap();
-        std::fs::write(home.join(".claude.json"), ENTRY).unwrap();
-        std::fs::write(project.join(".mcp.json"), ENTRY).unwrap();
-        let watch = ClientWatch::of(vec![], vec![], Path::new("/run/lazaret")).unwrap();
-        let mut scans = watch.subscribe();
-        watch.add_home(&home);
-        assert_eq!(count(&watch.current(), &home), 1);
-        watch.add_project(&project);
-        assert_eq!(count(&watch.current(), &project), 1);
-        assert!(scans.has_changed().unwrap());
-        scans.mark_unchanged();
-        watch.add_project(&project);
-        assert!(!scans.has_changed().unwrap(), "nothing new was said");
-        std::fs::remove_file(project.join(".mcp.json")).unwrap();
-        wait_for(&watch, |scan| count(scan, &project) == 0);
     }
 }

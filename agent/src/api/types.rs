@@ -182,6 +182,9 @@ pub struct StatusView {
     pub around_the_door: usize,
     pub client_configs: usize,
     pub client_errors: Vec<String>,
+    /// The last changes of entries of client configs, newest first: what they were and are, and who wrote.
+    #[serde(default)]
+    pub config_changes: Vec<Value>,
     pub policy: Value,
     /// AMP provider of the agents that are enrolled here.
     pub provider: String,

@@ -21,6 +21,8 @@ pub enum Kind {
     Review,
     /// A verdict of the kernel, or what a human made of it.
     Kernel,
+    /// An entry of a client config was added, rewritten or removed.
+    Config,
     /// The life of an agent: enrolled, connected, suspended, revoked.
     Agent,
     /// Anything else that an operator or the daemon itself did.

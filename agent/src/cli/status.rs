@@ -62,6 +62,13 @@ fn text(status: &StatusView) -> String {
     for error in &status.client_errors {
         field("  problem", error.clone());
     }
+    for change in status.config_changes.iter().take(5) {
+        let loud = change["past_the_door"].as_bool() == Some(true);
+        field(
+            if loud { "  PAST" } else { "  changed" },
+            format!("{} {}", word(&change["time"]), word(&change["summary"])),
+        );
+    }
     field("policy", policy(&status.policy));
     field(
         "sockets",

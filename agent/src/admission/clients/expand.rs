@@ -23,12 +23,14 @@ fn expand(word: &str, home: Option<&Path>, project: Option<&Path>) -> String {
     while let Some(start) = rest.find("${") {
         let Some(end) = rest[start..].find('}').map(|end| start + end) else { break };
         out.push_str(&rest[..start]);
-        let path = match &rest[start + 2..end] {
-            "HOME" | "env:HOME" | "userHome" => home,
-            "workspaceFolder" | "workspaceRoot" => project,
+        let text = match &rest[start + 2..end] {
+            "HOME" | "env:HOME" | "userHome" => home.and_then(Path::to_str),
+            "workspaceFolder" | "workspaceRoot" => project.and_then(Path::to_str),
+            "workspaceFolderBasename" => project.and_then(Path::file_name).and_then(|name| name.to_str()),
+            "pathSeparator" | "/" => Some("/"),
             _ => None,
         };
-        match path.and_then(Path::to_str) {
+        match text {
             Some(path) => out.push_str(path),
             None => out.push_str(&rest[start..=end]),
         }
@@ -50,6 +52,7 @@ mod tests {
         assert_eq!(expand("${workspaceFolder}", home, None), "${workspaceFolder}");
         assert_eq!(expand("a${KEY:-x}b${", home, project), "a${KEY:-x}b${");
         assert_eq!(expand("$HOME", home, project), "$HOME");
+        assert_eq!(expand("${workspaceFolderBasename}${/}x", home, project), "w/x");
     }
 
     proptest::proptest! {

@@ -32,6 +32,15 @@ pub(super) fn parse(text: &str) -> Result<Parsed, String> {
     Ok(parsed)
 }
 
+/// Amp: `"amp.mcpServers"` among its settings.
+pub(super) fn parse_amp(text: &str) -> Result<Parsed, String> {
+    let root = object(text)?;
+    let mut parsed = Parsed::default();
+    servers(root.get("amp.mcpServers"), "\"amp.mcpServers\"", None, &mut parsed);
+    servers(root.get("mcpServers"), "mcpServers", None, &mut parsed);
+    Ok(parsed)
+}
+
 /// The object that a config file is.
 pub(super) fn object(text: &str) -> Result<Map<String, Value>, String> {
     let start = |what: &str| format!("line 1, column 1: {what}");

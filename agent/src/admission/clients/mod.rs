@@ -9,6 +9,7 @@ mod expand;
 mod json_style;
 mod opencode;
 mod places;
+mod plugins;
 mod scan;
 mod vscode;
 mod zed;
@@ -46,6 +47,13 @@ pub enum Client {
     AmazonQ,
     Kiro,
     LmStudio,
+    Amp,
+    Junie,
+    KiloCode,
+    Crush,
+    FactoryDroid,
+    Antigravity,
+    Trae,
 }
 
 impl std::fmt::Display for Client {
@@ -67,6 +75,13 @@ impl std::fmt::Display for Client {
             Client::AmazonQ => "amazon-q",
             Client::Kiro => "kiro",
             Client::LmStudio => "lm-studio",
+            Client::Amp => "amp",
+            Client::Junie => "junie",
+            Client::KiloCode => "kilo-code",
+            Client::Crush => "crush",
+            Client::FactoryDroid => "factory-droid",
+            Client::Antigravity => "antigravity",
+            Client::Trae => "trae",
         })
     }
 }
@@ -146,6 +161,8 @@ struct Parsed {
     servers: Vec<ClientServer>,
     /// Project directories that the client knows.
     projects: Vec<PathBuf>,
+    /// Directories of the client's plugins.
+    plugins: Vec<PathBuf>,
     /// The first entry that is not as it should be.
     error: Option<String>,
 }
@@ -160,6 +177,10 @@ enum Format {
     Zed,
     Opencode,
     Codex,
+    Amp,
+    /// The list of Claude Code's plugins, and a file of one of them.
+    ClaudePlugins,
+    ClaudePlugin,
 }
 
 impl Format {
@@ -172,6 +193,9 @@ impl Format {
             Format::Zed => zed::parse(text),
             Format::Opencode => opencode::parse(text),
             Format::Codex => codex::parse(text),
+            Format::Amp => json_style::parse_amp(text),
+            Format::ClaudePlugins => plugins::parse_installed(text),
+            Format::ClaudePlugin => plugins::parse_plugin(text),
         }
     }
 }
@@ -180,7 +204,7 @@ impl Format {
 #[cfg(fuzzing)]
 pub fn fuzz(text: &str) {
     use Format::*;
-    for format in [McpServers, VscodeMcp, VscodeSettings, Zed, Opencode, Codex] {
+    for format in [McpServers, VscodeMcp, VscodeSettings, Zed, Opencode, Codex, Amp, ClaudePlugins, ClaudePlugin] {
         let _ = format.parse(text);
     }
 }

@@ -56,6 +56,37 @@ const OF_HOME: &[Row] = &[
     (Client::AmazonQ, Format::McpServers, ".aws/amazonq/mcp.json"),
     (Client::Kiro, Format::McpServers, ".kiro/settings/mcp.json"),
     (Client::LmStudio, Format::McpServers, ".lmstudio/mcp.json"),
+    (Client::Vscode, Format::VscodeMcp, ".vscode-server-insiders/data/User/mcp.json"),
+    (Client::Vscode, Format::VscodeMcp, ".var/app/com.visualstudio.code/config/Code/User/mcp.json"),
+    (Client::Zed, Format::Zed, ".var/app/dev.zed.Zed/config/zed/settings.json"),
+    (
+        Client::Cline,
+        Format::McpServers,
+        ".vscode-server/data/User/globalStorage/saoudrizwan.claude-dev/settings/cline_mcp_settings.json",
+    ),
+    (
+        Client::Cline,
+        Format::McpServers,
+        ".config/Cursor/User/globalStorage/saoudrizwan.claude-dev/settings/cline_mcp_settings.json",
+    ),
+    (
+        Client::RooCode,
+        Format::McpServers,
+        ".vscode-server/data/User/globalStorage/rooveterinaryinc.roo-cline/settings/mcp_settings.json",
+    ),
+    (
+        Client::KiloCode,
+        Format::McpServers,
+        ".config/Code/User/globalStorage/kilocode.kilo-code/settings/mcp_settings.json",
+    ),
+    (Client::Amp, Format::Amp, ".config/amp/settings.json"),
+    (Client::Amp, Format::Amp, ".config/amp/settings.jsonc"),
+    (Client::Junie, Format::McpServers, ".junie/mcp/mcp.json"),
+    (Client::Crush, Format::Opencode, ".config/crush/crush.json"),
+    (Client::FactoryDroid, Format::McpServers, ".factory/mcp.json"),
+    (Client::Antigravity, Format::McpServers, ".gemini/antigravity/mcp_config.json"),
+    (Client::Trae, Format::McpServers, ".config/Trae/User/mcp.json"),
+    (Client::ClaudeCode, Format::ClaudePlugins, ".claude/plugins/installed_plugins.json"),
 ];
 
 const OF_PROJECT: &[Row] = &[
@@ -74,7 +105,22 @@ const OF_PROJECT: &[Row] = &[
     (Client::RooCode, Format::McpServers, ".roo/mcp.json"),
     (Client::AmazonQ, Format::McpServers, ".amazonq/mcp.json"),
     (Client::Kiro, Format::McpServers, ".kiro/settings/mcp.json"),
+    (Client::KiloCode, Format::McpServers, ".kilocode/mcp.json"),
+    (Client::Amp, Format::Amp, ".amp/settings.json"),
+    (Client::Junie, Format::McpServers, ".junie/mcp/mcp.json"),
+    (Client::Crush, Format::Opencode, "crush.json"),
+    (Client::Crush, Format::Opencode, ".crush.json"),
+    (Client::FactoryDroid, Format::McpServers, ".factory/mcp.json"),
 ];
+
+const OF_PLUGIN: &[Row] = &[
+    (Client::ClaudeCode, Format::ClaudePlugin, ".mcp.json"),
+    (Client::ClaudeCode, Format::ClaudePlugin, ".claude-plugin/plugin.json"),
+];
+
+/// A profile of VS Code and its kin.
+const OF_PROFILE: &[Row] =
+    &[(Client::Vscode, Format::VscodeMcp, "mcp.json"), (Client::Vscode, Format::VscodeSettings, "settings.json")];
 
 const OF_HOST: &[Row] = &[
     (Client::ClaudeCode, Format::McpServers, "/etc/claude-code/managed-mcp.json"),
@@ -94,7 +140,9 @@ fn places(rows: &'static [Row], base: &Path, home: Option<&Path>, project: Optio
         path: base.join(path),
         home: home.map(Path::to_path_buf),
         project: project.map(Path::to_path_buf),
-        shared: *format == Format::VscodeSettings || (*client == Client::ClaudeCode && path.ends_with("settings.json")),
+        shared: matches!(format, Format::VscodeSettings | Format::Amp | Format::ClaudePlugins)
+            || path.ends_with("plugin.json")
+            || (*client == Client::ClaudeCode && path.ends_with("settings.json")),
     };
     rows.iter().map(place).collect()
 }
@@ -107,9 +155,22 @@ pub(super) fn of_project(project: &Path) -> Vec<Place> {
     places(OF_PROJECT, project, None, Some(project))
 }
 
+/// A plugin of a client belongs to the home that it is installed for.
+pub(super) fn of_plugin(plugin: &Path, home: Option<&Path>) -> Vec<Place> {
+    places(OF_PLUGIN, plugin, home, None)
+}
+
+pub(super) fn of_profile(profile: &Path, home: &Path) -> Vec<Place> {
+    places(OF_PROFILE, profile, Some(home), None)
+}
+
 pub(super) fn of_host() -> Vec<Place> {
     places(OF_HOST, Path::new("/"), None, None)
 }
+
+/// Directories below a home with a directory for each profile.
+pub(super) const PROFILES: &[&str] =
+    &[".config/Code/User/profiles", ".config/Code - Insiders/User/profiles", ".config/VSCodium/User/profiles"];
 
 /// Directories below a home that VS Code keeps its recent folders in.
 pub(super) const WORKSPACES: &[&str] = &[

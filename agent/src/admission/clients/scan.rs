@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::super::files::{self, Stamp};
 use super::places::{self, Place};
-use super::{ClientFile, ClientServer, Parsed, Scan, expand, vscode};
+use super::{ClientFile, ClientServer, Format, Parsed, Scan, expand, plugins, vscode};
 use crate::config;
 
 /// Projects that are looked at; those of the configuration come first.
 const MAX_PROJECTS: usize = 4096;
+/// VS Code's profiles per home.
+const MAX_PROFILES: usize = 64;
 /// VS Code's recent folders per home.
 const MAX_WORKSPACES: usize = 256;
 
@@ -36,11 +38,20 @@ pub(in crate::admission) fn scan_with(
     projects: &[PathBuf],
     run_dir: &Path,
 ) -> (Scan, Vec<(PathBuf, PathBuf)>) {
-    let mut reader =
-        Reader { cache, run_dir, seen: HashSet::new(), found: Vec::new(), files: Vec::new(), projects: Vec::new() };
+    let mut reader = Reader {
+        cache,
+        run_dir,
+        seen: HashSet::new(),
+        found: Vec::new(),
+        files: Vec::new(),
+        projects: Vec::new(),
+        plugins: Vec::new(),
+    };
     reader.read(places::of_host(), Path::new("/"));
     for home in homes {
         reader.read(places::of_home(home), home);
+        reader.plugins(home);
+        reader.profiles(home);
         reader.workspaces(home);
     }
     let mut done = HashSet::new();
@@ -76,6 +87,7 @@ struct Reader<'a> {
     found: Vec<(PathBuf, PathBuf)>,
     files: Vec<ClientFile>,
     projects: Vec<PathBuf>,
+    plugins: Vec<PathBuf>,
 }
 
 impl Reader<'_> {
@@ -113,6 +125,7 @@ impl Reader<'_> {
             },
         };
         self.projects.extend(parsed.projects);
+        self.plugins.extend(parsed.plugins);
         if place.shared && parsed.servers.is_empty() && error.is_none() {
             return None;
         }
@@ -120,6 +133,11 @@ impl Reader<'_> {
         for server in &mut servers {
             if server.project.is_none() {
                 server.project.clone_from(&place.project);
+            }
+            if place.format == Format::ClaudePlugin {
+                let file = &place.path;
+                let above = if file.ends_with(".claude-plugin/plugin.json") { 2 } else { 1 };
+                file.ancestors().nth(above).into_iter().for_each(|plugin| plugins::place(server, plugin));
             }
             expand::server(server, place.home.as_deref());
             server.door = is_door(server, self.run_dir);
@@ -133,6 +151,24 @@ impl Reader<'_> {
             servers,
             error,
         })
+    }
+
+    /// The plugins that the home's list of them names.
+    fn plugins(&mut self, home: &Path) {
+        for plugin in std::mem::take(&mut self.plugins) {
+            if plugin.is_dir() {
+                self.read(places::of_plugin(&plugin, Some(home)), &plugin);
+            }
+        }
+    }
+
+    fn profiles(&mut self, home: &Path) {
+        for profiles in places::PROFILES {
+            let entries = std::fs::read_dir(home.join(profiles)).into_iter().flatten().flatten();
+            for profile in entries.take(MAX_PROFILES) {
+                self.read(places::of_profile(&profile.path(), home), home);
+            }
+        }
     }
 
     /// VS Code and its kin know projects by the folders that were opened.

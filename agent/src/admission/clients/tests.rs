@@ -279,7 +279,8 @@ fn a_server_of_a_config_has_a_launch_definition() {
 proptest::proptest! {
     #[test]
     fn any_text_is_a_config_or_an_error_with_a_place(text in "[\\[\\]{}:,\"a-c0-9\\n /*='.\\\\é-]{0,60}") {
-        for format in [Format::McpServers, Format::VscodeMcp, Format::VscodeSettings, Format::Zed, Format::Opencode, Format::Codex] {
+        let formats = [Format::McpServers, Format::VscodeMcp, Format::VscodeSettings, Format::Zed, Format::Opencode, Format::Codex];
+        for format in formats.into_iter().chain([Format::Amp, Format::ClaudePlugins, Format::ClaudePlugin]) {
             for text in [text.clone(), format!("{{\"mcpServers\":{text}}}"), format!("{{\"mcp\":{{\"x\":{text}}}}}")] {
                 if let Err(error) = format.parse(&text) {
                     proptest::prop_assert!(error.starts_with("line "), "{}", error);
@@ -295,4 +296,49 @@ fn one_file_cannot_take_the_room_of_all_others() {
     let parsed = Format::McpServers.parse(&format!("{{\"mcpServers\":{{{}}}}}", entries.join(","))).unwrap();
     assert_eq!(parsed.servers.len(), 1024);
     assert!(parsed.error.unwrap().contains("more than 1024 servers"));
+}
+
+#[test]
+fn the_servers_of_claude_codes_plugins_are_known_with_their_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, flat, inline) = (dir.path(), dir.path().join("p/flat"), dir.path().join("p/inline"));
+    std::fs::create_dir_all(home.join(".claude/plugins")).unwrap();
+    std::fs::create_dir_all(&flat).unwrap();
+    std::fs::create_dir_all(inline.join(".claude-plugin")).unwrap();
+    let installed = serde_json::json!({"version": 2, "plugins": {
+        "flat@m": [{"scope": "user", "installPath": flat, "version": "1.0.0"}],
+        "inline@m": {"installPath": inline},
+        "gone@m": [{"installPath": dir.path().join("p/gone")}],
+    }});
+    std::fs::write(home.join(".claude/plugins/installed_plugins.json"), installed.to_string()).unwrap();
+    let command = r#"{"db":{"command":"${CLAUDE_PLUGIN_ROOT}/run","args":["--config","${CLAUDE_PLUGIN_ROOT}/c"]}}"#;
+    std::fs::write(flat.join(".mcp.json"), command).unwrap();
+    let manifest = format!(r#"{{"name":"inline","mcpServers":{command}}}"#);
+    std::fs::write(inline.join(".claude-plugin/plugin.json"), manifest).unwrap();
+    let scan = scan_of(home);
+    let argvs: Vec<_> = scan.files.iter().flat_map(|file| &file.servers).filter_map(ClientServer::argv).collect();
+    let argv = |plugin: &Path| {
+        let plugin = plugin.display();
+        vec![format!("{plugin}/run"), "--config".to_owned(), format!("{plugin}/c")]
+    };
+    assert_eq!(argvs, [argv(&flat), argv(&inline)]);
+    assert!(scan.files.iter().all(|file| file.error.is_none()), "{scan:?}");
+    assert!(scan.files.iter().flat_map(|file| &file.servers).all(|server| !server.dynamic));
+}
+
+#[test]
+fn amp_and_crush_keep_their_servers_under_names_of_their_own() {
+    let amp = r#"{"amp.mcpServers":{"a":{"command":"npx","args":["-y","x"]}},"amp.url":"https://x"}"#;
+    insta::assert_snapshot!(parsed(Format::Amp, amp), @"a: npx -y x");
+    let crush = r#"{"mcp":{"a":{"type":"stdio","command":"uvx","args":["x"],"disabled":true}}}"#;
+    insta::assert_snapshot!(parsed(Format::Opencode, crush), @"a: uvx x disabled");
+}
+
+#[test]
+fn the_profiles_of_vs_code_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join(".config/Code/User/profiles/-1a2b");
+    std::fs::create_dir_all(&profile).unwrap();
+    std::fs::write(profile.join("mcp.json"), r#"{"servers":{"v":{"command":"v"}}}"#).unwrap();
+    assert_eq!(scan_of(dir.path()).files[0].servers[0].name, "v");
 }

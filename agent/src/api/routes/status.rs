@@ -8,11 +8,14 @@ use axum::routing::get;
 use axum::{Json, Router};
 use jiff::Timestamp;
 
-use crate::admission::Server;
+use crate::admission::{ConfigChange, Server};
 use crate::api::server::{Answer, Api, Failure, blocking};
 use crate::api::types::{Counts, StatusView};
 use crate::daemon::App;
 use crate::sandbox::{DockerInfo, SandboxError};
+
+/// Changes of client configs that are shown.
+const MOST_CHANGES: usize = 20;
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new().route("/v1/status", get(status))
@@ -54,7 +57,8 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         shadows: count(app.shadows.list()?.iter().map(|shadow| word(&shadow.state))),
         around_the_door: scan.files.iter().flat_map(|file| &file.servers).filter(|s| !s.door && !s.disabled).count(),
         client_configs: scan.files.len(),
-        client_errors: scan.files.iter().filter_map(|file| file.error.clone()).collect(),
+        client_errors: scan.files.iter().filter_map(|file| file.error.clone()).chain(scan.warnings.clone()).collect(),
+        config_changes: changes(app)?,
         policy: json(&app.gates.engine().describe())?,
         provider: app.config.identity.provider.clone(),
         config: app.paths.config.clone(),
@@ -64,6 +68,16 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         daemon_did: app.daemon_key.public().did(),
         daemon_fingerprint: app.daemon_key.public().fingerprint_raw(),
     })
+}
+
+/// The newest first, each with a sentence for people.
+fn changes(app: &App) -> Result<Vec<serde_json::Value>, Failure> {
+    let shown = |change: &Arc<ConfigChange>| {
+        let mut value = json(&**change)?;
+        value["summary"] = change.to_string().into();
+        Ok(value)
+    };
+    app.clients.recent_changes().iter().rev().take(MOST_CHANGES).map(shown).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
