@@ -127,13 +127,22 @@ pub struct KernelConfig {
     pub scope: Scope,
     /// A mode for one kind of evidence that differs from `mode`.
     pub evidence: BTreeMap<Evidence, Mode>,
+    /// What happens when a process below an MCP client that nothing convicts reaches for a container engine, a
+    /// remote MCP server that a client config names, or an MCP server on the loopback address: `observe` or `enforce`.
+    pub connect_below_clients: Mode,
     /// Keep links and maps in bpffs, so that enforcement outlives the daemon.
     pub pin: bool,
 }
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { mode: Mode::Observe, scope: Scope::Host, evidence: BTreeMap::new(), pin: true }
+        Self {
+            mode: Mode::Observe,
+            scope: Scope::Host,
+            evidence: BTreeMap::new(),
+            connect_below_clients: Mode::Observe,
+            pin: true,
+        }
     }
 }
 
@@ -259,6 +268,9 @@ impl Config {
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
         let bad = |what: &str| Err(ConfigError::Value(format!("{}: {what}", path.display())));
+        if self.kernel.connect_below_clients == Mode::Hold {
+            return bad("[kernel] connect_below_clients must be observe or enforce; a connect cannot be held");
+        }
         if self.rate.calls_per_minute == 0 || self.rate.burst == 0 {
             return bad("[rate] calls_per_minute and burst must be at least 1; suspend an agent to stop it");
         }

@@ -4,6 +4,8 @@
 //! listen; only then does it say so (systemd's `READY=1` and the summary).
 
 mod clients;
+mod endpoints;
+mod running;
 mod summary;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -19,6 +21,7 @@ use crate::admission::{Admission, AdmissionError, ClientWatch};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::{Config, Mode, Paths, Scope};
 use crate::identity::{AgentKey, IdentityError, Registry};
+use crate::kernel::endpoints::Endpoints;
 use crate::kernel::shadow::{ShadowError, Shadows};
 use crate::kernel::{Backend, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
 use crate::policy::{Gates, PolicyError};
@@ -97,6 +100,9 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
 
     // Caught from the beginning: a stop during the start takes everything down in order too.
     let mut signals = Signals::catch()?;
+    for missing in crate::kernel::protect_self() {
+        tracing::warn!("the daemon cannot {missing}");
+    }
     private_dir(&paths.state_dir, 0o700, "--state-dir")?;
     private_dir(&paths.run_dir, 0o755, "--run-dir")?;
     // The database's lock comes first: a second daemon must not touch anything of the first.
@@ -123,9 +129,24 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tracing::info!(containers = swept, "removed what an earlier daemon left behind");
     }
 
+    let stock = tokio::task::spawn_blocking({
+        let app = app.clone();
+        move || running::take_stock(&app)
+    });
+    let stock = stock.await.unwrap_or_else(|e| {
+        tracing::error!("what runs already was not judged: {e}");
+        Vec::new()
+    });
+    app.kernel.settle()?;
+    let mut remotes = Endpoints::default();
+    remotes.learn(&app.clients.current());
+    app.kernel.set_endpoints(&remotes.addresses())?;
     let tasks = [
-        tokio::spawn(clients::follow_configs(app.clone(), cancel.clone())),
-        tokio::spawn(follow_events(app.clone(), events, cancel.clone())),
+        tokio::spawn(endpoints::follow(app.clone(), remotes, cancel.clone())),
+        tokio::spawn(clients::follow_changes(app.clone(), cancel.clone())),
+        tokio::spawn(crate::kernel::follow_upgrades(app.kernel.clone(), cancel.clone())),
+        tokio::spawn(follow_events(app.clone(), stock, events, cancel.clone())),
+        tokio::spawn(running::follow_held(app.clone(), cancel.clone())),
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), mcp_socket, cancel.clone())),
@@ -184,6 +205,8 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
     let (guard, events) = Guard::start(KernelSettings {
         mode: config.kernel.mode,
         evidence: config.kernel.evidence.clone(),
+        connect_below_clients: config.kernel.connect_below_clients,
+        engines: vec![config.sandbox.docker.clone()],
         scope: config.kernel.scope.clone(),
         bpf_dir: paths.bpf_dir.clone(),
         pin: config.kernel.pin,
@@ -201,10 +224,7 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
     let hub = Hub::new(sandbox.clone(), admission.clone(), audit.clone(), &config);
     let shadows = Arc::new(Shadows::new(store.clone(), audit.clone(), admission.clone(), guard.clone()));
     let clients = Arc::new(ClientWatch::start(&config.clients.homes, &config.clients.projects, &paths.run_dir)?);
-    // What one user's config says must not keep the daemon from guarding everybody else.
-    if let Err(e) = shadows.learn(&clients.current()) {
-        tracing::error!("the kernel does not know the client configs: {e}");
-    }
+    clients::teach(&clients, &shadows);
     let app = App {
         config,
         paths,
@@ -225,12 +245,13 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
     Ok((app, events))
 }
 
-/// Executables whose processes belong to the door or carry its messages: this one, and Docker's.
+/// Where executables are, or may come to be, whose processes belong to the door or carry its messages: this one,
+/// and Docker's.
 fn trusted_executables() -> Vec<PathBuf> {
     const DOCKER: [&str; 5] = ["dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "runc"];
     let mut trusted: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
     for dir in ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/libexec/docker", "/bin", "/sbin"] {
-        trusted.extend(DOCKER.iter().map(|name| Path::new(dir).join(name)).filter(|path| path.is_file()));
+        trusted.extend(DOCKER.iter().map(|name| Path::new(dir).join(name)));
     }
     trusted
 }
@@ -249,39 +270,53 @@ async fn serve_api(app: Arc<App>, socket: tokio::net::UnixListener, cancel: Canc
     }
 }
 
-/// Writes down what the kernel reports. The verdict has been executed already.
-async fn follow_events(app: Arc<App>, mut events: mpsc::Receiver<KernelEvent>, cancel: CancellationToken) {
+/// Writes down what the kernel reports, after what was found at the start. The verdict has been executed already.
+async fn follow_events(
+    app: Arc<App>,
+    stock: Vec<KernelEvent>,
+    mut events: mpsc::Receiver<KernelEvent>,
+    cancel: CancellationToken,
+) {
+    for event in stock {
+        write_down(&app, event).await;
+    }
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
             event = events.recv() => match event { Some(event) => event, None => return },
         };
         if event.kind == EventKind::Client {
+            app.kernel.expect_servers();
             let app = app.clone();
             tokio::task::spawn_blocking(move || clients::learn_from(&app, &event));
             continue;
         }
-        let shadows = app.shadows.clone();
-        let event = Arc::new(event);
-        let recorded = tokio::task::spawn_blocking({
-            let event = event.clone();
-            move || shadows.record(&event)
-        })
-        .await;
-        match recorded {
-            Ok(Ok(Some(shadow))) => {
-                summary::announce(&shadow, &app);
-                let shadows = app.shadows.clone();
-                tokio::task::spawn_blocking(move || {
-                    if let Err(e) = shadows.measure(&shadow.id, &event) {
-                        tracing::error!("the executable of shadow record {} has no digest: {e}", shadow.id);
-                    }
-                });
-            }
-            Ok(Ok(None)) => {}
-            Ok(Err(e)) => tracing::error!("a shadow process could not be written down: {e}"),
-            Err(e) => tracing::error!("writing down a shadow process failed: {e}"),
+        write_down(&app, event).await;
+    }
+}
+
+/// One event: a record, a line in the journal, and the digest of what ran.
+async fn write_down(app: &Arc<App>, event: KernelEvent) {
+    let shadows = app.shadows.clone();
+    let event = Arc::new(event);
+    let recorded = tokio::task::spawn_blocking({
+        let event = event.clone();
+        move || shadows.record(&event)
+    })
+    .await;
+    match recorded {
+        Ok(Ok(Some(shadow))) => {
+            summary::announce(&shadow, app);
+            let shadows = app.shadows.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = shadows.measure(&shadow.id, &event) {
+                    tracing::error!("the executable of shadow record {} has no digest: {e}", shadow.id);
+                }
+            });
         }
+        Ok(Ok(None)) => {}
+        Ok(Err(e)) => tracing::error!("a shadow process could not be written down: {e}"),
+        Err(e) => tracing::error!("writing down a shadow process failed: {e}"),
     }
 }
 
@@ -352,6 +387,7 @@ fn end_kernel(app: &App, detach: bool) {
             tracing::error!("cannot take the kernel programs out: {e}");
         }
     } else if app.kernel.report().pinned {
+        app.kernel.leave();
         tracing::info!("the kernel goes on guarding; `lazaret daemon --detach` ends that");
     }
 }

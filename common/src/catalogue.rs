@@ -37,6 +37,8 @@ pub const STOP: u8 = 4;
 pub const SERVER: u8 = 5;
 /// It is an MCP client.
 pub const CLIENT: u8 = 6;
+/// What a state with [`NEEDS_NOTE`] waits for.
+pub const NOTE: u8 = 7;
 
 plain_struct! {
     #[derive(Debug, PartialEq, Eq)]
@@ -52,18 +54,41 @@ plain_struct! {
     pub struct State {
         /// Namespace of the name, 0: the positional ends the walk.
         pub namespace: u8,
-        /// A path: the package behind the last `node_modules/`, else the basename.
-        pub path: u8,
+        /// [`PATH`], [`MODULE`], [`CLUSTER`], [`NEEDS_NOTE`].
+        pub flags: u8,
     }
 }
 
+/// The name is a path: the package behind the last `node_modules/`, else the basename of a script
+/// without an extension, else, for an entry file, the project's directory.
+pub const PATH: u8 = 1;
+/// The name is a Python module: its first component.
+pub const MODULE: u8 = 2;
+/// Short flags may be written together, and with their value.
+pub const CLUSTER: u8 = 4;
+/// Without a flag with [`NOTE`] nothing is a server.
+pub const NEEDS_NOTE: u8 = 8;
+
 pub const STATES: usize = 64;
+/// What the word behind the package is looked up in.
+pub const TOLD: u8 = STATES as u8 - 1;
+/// Entry files of projects, and directories that builds put them into.
+pub const ENTRY_FILES: u8 = STATES as u8 - 2;
+pub const BUILD_DIRS: u8 = STATES as u8 - 3;
+/// Files of a package that its installation runs.
+pub const NO_ENTRY: u8 = STATES as u8 - 4;
 
 pub const NPM: u8 = 1;
 pub const PYPI: u8 = 2;
 pub const IMAGE: u8 = 3;
-/// Basename of a program that is run itself.
+/// Basename of a program that is run itself, of a script, or a Python module.
 pub const PROGRAM: u8 = 4;
+pub const GO: u8 = 5;
+pub const JAR: u8 = 6;
+pub const JBANG: u8 = 7;
+pub const NUGET: u8 = 8;
+/// Directory of a project whose entry file is run.
+pub const DIRECTORY: u8 = 9;
 /// Added to the namespace for names that are written backwards: suffixes.
 pub const BACKWARDS: u8 = 0x80;
 
@@ -81,12 +106,12 @@ plain_struct! {
     pub struct Package {
         /// [`SERVER`], [`CLIENT`] or [`STOP`].
         pub verdict: u8,
-        /// Bytes that matched; the longer pattern wins.
+        /// Bytes of the pattern, the NUL of an exact name included.
         pub length: u8,
     }
 }
 
 /// Most tokens that are looked at.
-pub const TOKENS: u32 = 32;
-pub const MAX_STEPS: u32 = 1024;
+pub const TOKENS: u32 = 256;
+pub const MAX_STEPS: u32 = 2048;
 pub const MAX_PACKAGES: u32 = 4096;

@@ -29,6 +29,8 @@ pub const CLIENT: u32 = 1 << 5;
 pub const INERT: u32 = 1 << 6;
 /// Stopped by `hold` and not yet decided.
 pub const HELD: u32 = 1 << 7;
+/// In the map `EXECUTABLES` only: the image gets its label where root runs it, and nowhere else.
+pub const FOR_ROOT: u32 = 1 << 31;
 
 /// Nothing convicts a task with one of these.
 pub const CLEARED: u32 = APPROVED | TRUSTED | RELEASED;

@@ -6,11 +6,15 @@
 #![no_std]
 
 pub mod catalogue;
+pub mod environment;
 pub mod event;
 pub mod hash;
 pub mod hook;
+pub mod http;
 pub mod label;
 pub mod mcp;
 pub mod offsets;
 pub mod plain;
 pub mod settings;
+pub mod sift;
+pub mod watch;

@@ -1,5 +1,6 @@
 //! What user space may change while the programs run.
 
+use crate::event::ARGV;
 use crate::plain_struct;
 
 pub const SCOPE_NONE: u32 = 0;
@@ -31,18 +32,44 @@ plain_struct! {
         pub modes: [u8; 4],
         /// Launch grants that are outstanding; the cgroup's name is only read while there are any.
         pub grants: u32,
-        pub reserved: u32,
+        /// Mode of connects of tasks that are below an MCP client and not flagged.
+        pub below_clients: u8,
+        pub reserved: [u8; 3],
     }
 }
 
 plain_struct! {
-    /// Key of the map `EXECUTABLES`; the value is the label flags that the image gets.
+    /// The only entry of the map `QUESTION`: an argv of a program that was running before the programs were.
+    pub struct Question {
+        pub argv: [u8; ARGV],
+        /// Bytes of the argv that are here, and that it has.
+        pub length: u32,
+        pub total: u32,
+        /// The word that is the script, where a `#!` line put an interpreter before it; 0 if it is no script.
+        pub script: u32,
+        /// Answer: bits of the evidence, and [`IS_CLIENT`].
+        pub answer: u32,
+        /// Answer: the config entry's id.
+        pub entry: u64,
+        /// Whose process it is.
+        pub uid: u32,
+        pub reserved: u32,
+    }
+}
+
+/// The argv is an MCP client's.
+pub const IS_CLIENT: u32 = 1 << 8;
+
+plain_struct! {
+    /// Key of the map `EXECUTABLES`; the value is the label flags that the image gets, and
+    /// [`crate::label::FOR_ROOT`].
     #[derive(Debug, PartialEq, Eq, Hash)]
     pub struct ExecutableKey {
         pub inode: u64,
         /// As the kernel writes it (`s_dev`): major << 20 | minor.
         pub dev: u32,
-        pub reserved: u32,
+        /// Owner of the file: nobody else's gets the label by getting the inode's number.
+        pub uid: u32,
     }
 }
 
@@ -53,11 +80,30 @@ plain_struct! {
         /// FNV-1a of basename(command), NUL, then each argument and a NUL.
         pub hash: u64,
         pub length: u32,
-        pub reserved: u32,
+        /// Whose processes it convicts, or [`ANYBODY`].
+        pub uid: u32,
     }
 }
 
+plain_struct! {
+    /// Key of the map `ENDPOINTS`: where a remote MCP server of a client config is.
+    #[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub struct Endpoint {
+        /// In network order; IPv4 as `::ffff:a.b.c.d`.
+        pub address: [u8; 16],
+        /// Host order.
+        pub port: u16,
+        pub reserved: u16,
+    }
+}
+
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// No user has this uid: it is the -1 of setuid(2).
+pub const ANYBODY: u32 = u32::MAX;
+
 pub const MAX_ENTRIES: u32 = 4096;
+/// Bytes of the longest argv that is compared with the entries.
+pub const LONGEST_ENTRY: u32 = 128 << 10;
 pub const MAX_EXECUTABLES: u32 = 1024;
 pub const MAX_GRANTS: u32 = 256;
 

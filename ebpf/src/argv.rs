@@ -3,20 +3,24 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use lazaret_common::event::{ARGV, ARGV_TRUNCATED};
 use lazaret_common::hash;
+use lazaret_common::settings::LONGEST_ENTRY;
 
 use crate::kernel::{Loop, at_most, offset, pointer, repeat};
 use crate::scratch::Scratch;
 
 /// Longest program or script name that is looked at.
 const LONGEST_WORD: u32 = 1024;
+/// Words that are told apart: an interpreter has up to five levels, and an option at each.
+pub const WORDS: u32 = 7;
+const CHUNK: u32 = 512;
 
 /// Where the first words are: offsets into the argv.
 #[repr(C)]
 pub struct Words {
     /// Behind the last slash of the word.
-    pub base: [u32; 4],
+    pub base: [u32; 8],
     /// Behind the word's NUL.
-    pub end: [u32; 4],
+    pub end: [u32; 8],
     /// Words that were seen whole.
     pub count: u32,
     pub wanted: u32,
@@ -29,6 +33,18 @@ pub struct Words {
     pub length: u32,
     /// Bytes that it has.
     pub total: u32,
+    /// The word that is the script which was started, 0: it is no script.
+    pub script: u32,
+    /// Whose process it is.
+    pub uid: u32,
+    /// A config entry was found.
+    pub matched: u32,
+    /// Where the argv is in the process's memory; 0 if it cannot be read further.
+    pub start: u64,
+    rest: u64,
+    left: u32,
+    /// Part of the argv that does not fit the event.
+    chunk: [u8; CHUNK as usize],
 }
 
 /// Reads up to 4096 bytes into the event.
@@ -51,18 +67,19 @@ pub fn take(scratch: *mut Scratch, mm: u64) -> bool {
         s.event.head.argv_length = length as u32;
         s.words.length = length as u32;
         s.words.total = if total > u32::MAX as u64 { u32::MAX } else { total as u32 };
+        s.words.start = start;
     }
     true
 }
 
-/// Finds the first `wanted` (1..=3) words.
+/// Finds the first `wanted` (1..=[`WORDS`]) words.
 #[inline(always)]
 pub fn words(scratch: *mut Scratch, wanted: u32) {
     // SAFETY: scratch is this CPU's slot.
     let length = unsafe {
         let words = &mut (*scratch).words;
-        words.base = [0; 4];
-        words.end = [0; 4];
+        words.base = [0; 8];
+        words.end = [0; 8];
         words.count = 0;
         words.wanted = wanted;
         words.last = 0;
@@ -77,12 +94,12 @@ unsafe extern "C" fn word_byte(i: u64, context: *mut Loop) -> i64 {
     unsafe {
         let s = &mut *(*context).scratch;
         let byte = s.event.argv[(i & (ARGV as u64 - 1)) as usize];
-        let word = (s.words.count & 3) as usize;
+        let word = (s.words.count & 7) as usize;
         let next = i as u32 + 1;
         if byte == 0 {
             s.words.end[word] = next;
             s.words.count += 1;
-            s.words.base[(word + 1) & 3] = next;
+            s.words.base[(word + 1) & 7] = next;
             return (s.words.count >= s.words.wanted) as i64;
         }
         if byte == b'/' {
@@ -96,22 +113,31 @@ unsafe extern "C" fn word_byte(i: u64, context: *mut Loop) -> i64 {
     0
 }
 
-/// Hash of the argv from `from` to its end.
+/// Goes on with the hash over the argv from `from` to its end. `false`: its end cannot be read.
 #[inline(always)]
-pub fn hash_from(scratch: *mut Scratch, from: u32) -> u64 {
+pub fn hash_from(scratch: *mut Scratch, from: u32) -> bool {
     // SAFETY: scratch is this CPU's slot.
-    let length = unsafe {
+    unsafe {
         let words = &mut (*scratch).words;
-        words.hash = hash::START;
         words.from = from;
-        words.length
-    };
-    if from >= length || length > ARGV as u32 {
-        return 0;
+        let length = words.length;
+        if from > length || length > ARGV as u32 {
+            return false;
+        }
+        repeat(length - from, hash_byte, scratch);
+        let words = &mut (*scratch).words;
+        let left = words.total.wrapping_sub(words.length);
+        if left == 0 {
+            return true;
+        }
+        if words.start == 0 || left > LONGEST_ENTRY {
+            return false;
+        }
+        words.rest = words.start + words.length as u64;
+        words.left = left;
+        repeat(LONGEST_ENTRY / CHUNK + 1, hash_chunk, scratch);
+        (*scratch).words.left == 0
     }
-    repeat(length - from, hash_byte, scratch);
-    // SAFETY: as above.
-    unsafe { (*scratch).words.hash }
 }
 
 unsafe extern "C" fn hash_byte(i: u64, context: *mut Loop) -> i64 {
@@ -120,6 +146,34 @@ unsafe extern "C" fn hash_byte(i: u64, context: *mut Loop) -> i64 {
         let s = &mut *(*context).scratch;
         let at = (s.words.from as u64 + i) & (ARGV as u64 - 1);
         s.words.hash = hash::step(s.words.hash, s.event.argv[at as usize]);
+    }
+    0
+}
+
+unsafe extern "C" fn hash_chunk(_: u64, context: *mut Loop) -> i64 {
+    // SAFETY: as in `word_byte`; the length is bounded by the chunk.
+    unsafe {
+        let scratch = (*context).scratch;
+        let words = &mut (*scratch).words;
+        let length = at_most(words.left as u64, CHUNK as u64) as u32;
+        if length == 0 {
+            return 1;
+        }
+        if bpf_probe_read_user(words.chunk.as_mut_ptr().cast(), length, words.rest as *const _) != 0 {
+            return 1;
+        }
+        words.rest += length as u64;
+        words.left -= length;
+        repeat(length, hash_chunk_byte, scratch);
+    }
+    0
+}
+
+unsafe extern "C" fn hash_chunk_byte(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: as in `word_byte`.
+    unsafe {
+        let words = &mut (*(*context).scratch).words;
+        words.hash = hash::step(words.hash, words.chunk[(i & (CHUNK as u64 - 1)) as usize]);
     }
     0
 }

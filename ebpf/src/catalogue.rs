@@ -1,54 +1,85 @@
 //! Catalogue evidence: the argv walks a launcher's grammar to the name of an MCP server.
 //!
-//! The grammar is data (maps `STEPS`, `STATE_RULES`, `PACKAGES`); this file is only the walker.
-//! The first positional that no step names decides: `npm install mcp-server-x` is not a launch.
+//! The grammar is data (maps `STEPS`, `STATE_RULES`); this file is only the walker, `package.rs` matches
+//! the name. The first positional that no step names decides: `npm install mcp-server-x` is not a launch.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use lazaret_common::catalogue::{
-    BACKWARDS, ENTER, FLAG, IMAGE, NAME, NPM, PACKAGE, PROGRAM, PYPI, PackageKey, SKIP_VALUE, START, STATES, STOP,
-    StepKey, TOKENS, TRY_VALUE, WORD,
+    CLUSTER, ENTER, FLAG, NAME, NEEDS_NOTE, NOTE, PackageKey, SERVER, SKIP_VALUE, START, STATES, STOP, StepKey, TOKENS,
+    TOLD, TRY_VALUE, WORD,
 };
 use lazaret_common::event::ARGV;
 
 use crate::kernel::{Loop, repeat};
-use crate::maps::{PACKAGES, STATE_RULES, STEPS};
+use crate::maps::{STATE_RULES, STEPS};
 use crate::scratch::Scratch;
+use crate::{names, package};
 
-const TOKEN: usize = 256;
+pub const TOKEN: usize = 256;
+/// Most short flags in one word.
+const FLAGS: u32 = 16;
+
+/// [`Walk::pending`]: the token behind the package.
+const LAST: u8 = 0xff;
 
 #[repr(C)]
 pub struct Walk {
-    /// Where the next token starts in the argv.
+    /// Where the next token starts in the argv, and where this one does.
     position: u32,
+    at: u32,
     /// Bytes of the token without its NUL.
-    length: u32,
-    /// Behind the token's last slash.
-    base: u32,
+    pub length: u32,
+    /// Where its last component starts, the one before, and the one before that.
+    pub base: u32,
+    pub parent: u32,
+    pub above: u32,
+    /// Behind the token's first slash, 0 if there is none.
+    pub first: u32,
     /// Behind its last `/node_modules/`, 0 if there is none.
-    module: u32,
-    /// Where the last component started.
-    component: u32,
+    pub module: u32,
+    /// Behind its last `npm:` or `jsr:`, 0 if there is none.
+    pub specifier: u32,
+    /// Behind its `://`, 0 if there is none.
+    pub scheme: u32,
+    /// The last four bytes that were seen.
+    pub recent: u32,
     /// Where the name to match starts, and where the flag's value does.
-    from: u32,
+    pub from: u32,
     /// Bytes of the name, and where its last component starts.
-    named: u32,
-    named_base: u32,
-    state: u8,
-    /// What the next token is: 0 a token, [`SKIP_VALUE`] or [`TRY_VALUE`].
+    pub named: u32,
+    pub named_base: u32,
+    pub state: u8,
+    /// What the next token is: 0 a token, [`SKIP_VALUE`], [`TRY_VALUE`] or [`LAST`].
     pending: u8,
-    namespace: u8,
+    pub namespace: u8,
     /// The token goes on from the one before it, which was cut.
     continued: u8,
     pub verdict: u8,
-    scoped: u8,
+    pub scoped: u8,
     step: StepKey,
-    /// The name is a path's; a dot does not end it.
-    path: u8,
-    pad: [u8; 3],
-    token: [u8; TOKEN],
-    name: Key<PackageKey>,
-    back: Key<PackageKey>,
+    /// Flags of the state.
+    pub flags: u8,
+    /// What a step says.
+    action: u8,
+    next: u8,
+    /// A flag with [`NOTE`] was there.
+    noted: u8,
+    /// An exact name, an `other` and a server's or client's pattern matched.
+    pub exact: u8,
+    pub stopped: u8,
+    pub likely: u8,
+    /// The token has a dot behind its last slash, and one or a colon before its first.
+    pub dotted: u8,
+    pub registry: u8,
+    /// The name ends at its first slash (behind its scope).
+    pub one: u8,
+    /// The byte before.
+    pub before: u8,
+    pad: [u8; 5],
+    pub token: [u8; TOKEN],
+    pub name: Key<PackageKey>,
+    pub back: Key<PackageKey>,
 }
 
 /// Judges the argv in the event; the words must have been found. 0: nothing known.
@@ -57,45 +88,73 @@ pub fn judge(scratch: *mut Scratch) -> u8 {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let s = &mut *scratch;
-        s.walk.state = START;
-        s.walk.pending = 0;
-        s.walk.continued = 0;
-        s.walk.path = 0;
-        s.walk.verdict = 0;
-        s.walk.position = s.words.end[0];
+        begin(s);
         word_key(s, s.words.base[0]);
-        match STEPS.get_ptr(&s.walk.step) {
-            Some(step) => {
-                if (*step).action != ENTER {
-                    return (*step).action;
-                }
-                s.walk.state = (*step).next;
+        look_up(scratch);
+        let s = &mut *scratch;
+        if s.walk.action == 0 {
+            if s.words.says_mcp == 0 {
+                return 0;
             }
-            None => {
-                if s.words.says_mcp == 0 {
-                    return 0;
-                }
-                return program(scratch);
-            }
+            copy_token(s, s.words.base[0]);
         }
-        repeat(TOKENS, token, scratch);
-        (*scratch).walk.verdict
+        launch(scratch)
     }
 }
 
-/// A program that no launcher is: by its own name.
+/// As [`judge`], with the name in `names` instead of the first word.
 #[inline(always)]
-unsafe fn program(scratch: *mut Scratch) -> u8 {
+pub fn judge_alias(scratch: *mut Scratch) -> u8 {
+    // SAFETY: scratch is this CPU's slot; the name ends with a NUL.
+    unsafe {
+        let s = &mut *scratch;
+        begin(s);
+        s.walk.step.name = [0; NAME];
+        s.walk.step.state = START;
+        s.walk.step.kind = WORD;
+        let name = names::bytes(s).cast();
+        bpf_probe_read_kernel_str(s.walk.step.name.as_mut_ptr().cast(), NAME as u32, name);
+        look_up(scratch);
+        if (*scratch).walk.action == 0 {
+            if !names::says_mcp(scratch) {
+                return 0;
+            }
+            let s = &mut *scratch;
+            let name = names::bytes(s).cast();
+            bpf_probe_read_kernel_str(s.walk.token.as_mut_ptr().cast(), names::NAME as u32, name);
+        }
+        launch(scratch)
+    }
+}
+
+#[inline(always)]
+fn begin(s: &mut Scratch) {
+    s.walk.state = START;
+    s.walk.pending = 0;
+    s.walk.continued = 0;
+    s.walk.noted = 0;
+    s.walk.verdict = 0;
+    s.walk.position = s.words.end[0];
+}
+
+/// Walks on from what was found in the first state; where that is nothing, the token is the program's name.
+#[inline(always)]
+unsafe fn launch(scratch: *mut Scratch) -> u8 {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let s = &mut *scratch;
-        let base = s.words.base[0] & (ARGV as u32 - 1);
-        copy_token(s, base);
-        s.walk.base = 0;
-        s.walk.module = 0;
-        s.walk.namespace = PROGRAM;
-        s.walk.from = 0;
-        package(scratch);
+        match s.walk.action {
+            0 => {
+                package::program(scratch);
+                if (*scratch).walk.verdict != SERVER {
+                    return (*scratch).walk.verdict;
+                }
+                (*scratch).walk.pending = LAST;
+            }
+            ENTER => s.walk.state = s.walk.next,
+            action => return action,
+        }
+        repeat(TOKENS, token, scratch);
         (*scratch).walk.verdict
     }
 }
@@ -132,6 +191,56 @@ unsafe fn word_key(s: &mut Scratch, from: u32) {
     }
 }
 
+/// What the step key says, into `action` (0: nothing) and `next`. A word is also looked up without
+/// its version: `python3.12`.
+#[inline(never)]
+unsafe fn look_up(scratch: *mut Scratch) -> u32 {
+    if scratch.is_null() {
+        return 0;
+    }
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        let s = &mut *scratch;
+        s.walk.action = 0;
+        if let Some(step) = STEPS.get_ptr(&s.walk.step) {
+            s.walk.action = (*step).action;
+            s.walk.next = (*step).next;
+            return 1;
+        }
+        if s.walk.step.kind == WORD {
+            repeat(NAME as u32, version_byte, scratch);
+            let s = &mut *scratch;
+            if let Some(step) = STEPS.get_ptr(&s.walk.step) {
+                s.walk.action = (*step).action;
+                s.walk.next = (*step).next;
+            }
+        }
+    }
+    1
+}
+
+/// Takes digits and dots off the end.
+unsafe extern "C" fn version_byte(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s; the index is bounded.
+    unsafe {
+        let s = &mut *(*context).scratch;
+        // Opaque, or the compiler subtracts from the pointer, whose bound the verifier then loses.
+        let at = core::hint::black_box((NAME as u64 - 1).wrapping_sub(i));
+        if at >= NAME as u64 {
+            return 1;
+        }
+        let byte = &mut s.walk.step.name[at as usize];
+        if *byte == 0 {
+            return 0;
+        }
+        if *byte != b'.' && (*byte < b'0' || *byte > b'9') {
+            return 1;
+        }
+        *byte = 0;
+        0
+    }
+}
+
 unsafe extern "C" fn token(i: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s.
     unsafe {
@@ -150,25 +259,44 @@ unsafe extern "C" fn token(i: u64, context: *mut Loop) -> i64 {
         s.walk.continued = cut as u8;
         s.walk.length = (copied - 1) as u32;
         s.walk.position = at + copied as u32 - cut as u32;
+        s.walk.at = at;
+        s.walk.from = 0;
         if continued != 0 {
             return 0;
         }
         match s.walk.pending {
+            LAST => return last(scratch),
             SKIP_VALUE => {
                 s.walk.pending = 0;
                 return 0;
             }
             TRY_VALUE => {
                 s.walk.pending = 0;
-                s.walk.from = 0;
-                components(scratch);
-                package(scratch);
-                return ((*scratch).walk.verdict != 0) as i64;
+                return package::value(scratch);
             }
             _ => {}
         }
-        if s.walk.token[0] == b'-' && s.walk.length > 1 { flag(scratch) } else { positional(scratch, at) }
+        if s.walk.token[0] == b'-' && s.walk.length > 1 { flag(scratch) } else { positional(scratch) }
     }
+}
+
+/// A server that is only asked for its help or version serves nothing.
+#[inline(always)]
+unsafe fn last(scratch: *mut Scratch) -> i64 {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        let s = &mut *scratch;
+        if s.walk.position >= s.words.length && s.words.total <= s.words.length {
+            s.walk.state = TOLD;
+            word_key(s, s.walk.at);
+            s.walk.step.kind = FLAG;
+            look_up(scratch);
+            if (*scratch).walk.action == STOP {
+                (*scratch).walk.verdict = 0;
+            }
+        }
+    }
+    1
 }
 
 #[inline(always)]
@@ -179,26 +307,38 @@ unsafe fn flag(scratch: *mut Scratch) -> i64 {
         s.walk.step.name = [0; NAME];
         s.walk.step.state = s.walk.state;
         s.walk.step.kind = FLAG;
-        s.walk.from = 0;
         repeat(NAME as u32, flag_byte, scratch);
+        look_up(scratch);
         let s = &mut *scratch;
-        let Some(step) = STEPS.get_ptr(&s.walk.step) else { return 0 };
+        if s.walk.action == 0 && s.walk.token[1] != b'-' {
+            let Some(rule) = STATE_RULES.get_ptr((s.walk.state as usize & (STATES - 1)) as u32) else { return 1 };
+            if (*rule).flags & CLUSTER != 0 {
+                s.walk.from = 0;
+                repeat(FLAGS, short_flag, scratch);
+            }
+        }
+        let s = &mut *scratch;
         let inline = s.walk.from != 0;
-        match (*step).action {
-            ENTER => s.walk.state = (*step).next,
+        let taken_back = inline && s.walk.token[s.walk.from as usize & (TOKEN - 1)] == b'f';
+        match s.walk.action {
+            0 => {}
+            NOTE => s.walk.noted |= !taken_back as u8,
+            ENTER => {
+                s.walk.state = s.walk.next;
+                if inline {
+                    return positional(scratch);
+                }
+            }
             SKIP_VALUE if !inline => s.walk.pending = SKIP_VALUE,
             SKIP_VALUE => {}
             TRY_VALUE => {
-                s.walk.namespace = (*step).next;
-                if !inline {
-                    s.walk.pending = TRY_VALUE;
-                    return 0;
+                s.walk.namespace = s.walk.next;
+                if inline {
+                    return package::value(scratch);
                 }
-                components(scratch);
-                package(scratch);
-                return ((*scratch).walk.verdict != 0) as i64;
+                s.walk.pending = TRY_VALUE;
             }
-            STOP => return 1,
+            STOP => return !taken_back as i64,
             other => {
                 s.walk.verdict = other;
                 return 1;
@@ -229,230 +369,106 @@ unsafe extern "C" fn flag_byte(i: u64, context: *mut Loop) -> i64 {
     }
 }
 
-#[inline(always)]
-unsafe fn positional(scratch: *mut Scratch, at: u32) -> i64 {
-    // SAFETY: scratch is this CPU's slot.
+/// One letter of `-abc`. The first with a meaning beyond itself takes what follows as its value.
+unsafe extern "C" fn short_flag(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s; indices are bounded.
     unsafe {
-        components(scratch);
+        let scratch = (*context).scratch;
         let s = &mut *scratch;
-        word_key(s, at + s.walk.base);
-        if let Some(step) = STEPS.get_ptr(&s.walk.step) {
-            match (*step).action {
-                ENTER => {
-                    s.walk.state = (*step).next;
-                    return 0;
-                }
-                STOP => {}
-                other => s.walk.verdict = other,
-            }
+        if i >= FLAGS as u64 {
             return 1;
         }
-        let Some(rule) = STATE_RULES.get_ptr((s.walk.state as usize & (STATES - 1)) as u32) else { return 1 };
-        if (*rule).namespace == 0 {
+        let letter = s.walk.token[i as usize + 1];
+        if letter == 0 || letter == b'=' {
             return 1;
         }
-        s.walk.namespace = (*rule).namespace;
-        s.walk.path = (*rule).path;
-        s.walk.from = 0;
-        if (*rule).path != 0 {
-            s.walk.from = if s.walk.module != 0 { s.walk.module } else { s.walk.base };
-            // `node_modules/.bin/NAME` is the program NAME of some package.
-            if s.walk.token[(s.walk.from & (TOKEN as u32 - 1)) as usize] == b'.' {
-                s.walk.from = s.walk.base;
-            }
+        s.walk.step.name = [0; NAME];
+        s.walk.step.name[0] = b'-';
+        s.walk.step.name[1] = letter;
+        let Some(step) = STEPS.get_ptr(&s.walk.step) else { return 0 };
+        if (*step).action == NOTE {
+            s.walk.noted = 1;
+            return 0;
         }
-        package(scratch);
+        s.walk.action = (*step).action;
+        s.walk.next = (*step).next;
+        let next = s.walk.token[i as usize + 2];
+        if next != 0 && s.walk.action != STOP {
+            s.walk.from = i as u32 + if next == b'=' { 3 } else { 2 };
+        }
         1
     }
 }
 
-/// Finds the last component of the token, and the one behind its last `/node_modules/`.
-#[inline(always)]
-unsafe fn components(scratch: *mut Scratch) {
+/// The word at `walk.from` in the token.
+#[inline(never)]
+unsafe fn positional(scratch: *mut Scratch) -> i64 {
+    if scratch.is_null() {
+        return 1;
+    }
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        let walk = &mut (*scratch).walk;
-        walk.base = 0;
-        walk.module = 0;
-        walk.component = 0;
-        repeat(walk.length & (TOKEN as u32 - 1), path_byte, scratch);
-    }
-}
-
-unsafe extern "C" fn path_byte(i: u64, context: *mut Loop) -> i64 {
-    // SAFETY: the context is `repeat`'s; indices are masked.
-    unsafe {
-        let s = &mut *(*context).scratch;
-        let byte = s.walk.token[(i & (TOKEN as u64 - 1)) as usize];
-        if byte != b'/' {
-            return 0;
+        package::components(scratch);
+        let s = &mut *scratch;
+        let from = if s.walk.base > s.walk.from { s.walk.base } else { s.walk.from };
+        word_key(s, s.walk.at + from);
+        look_up(scratch);
+        let s = &mut *scratch;
+        match s.walk.action {
+            0 => {}
+            ENTER => {
+                s.walk.state = s.walk.next;
+                return 0;
+            }
+            STOP => return 1,
+            other => {
+                s.walk.verdict = other;
+                return 1;
+            }
         }
-        let next = i as u32 + 1;
-        let start = s.walk.component;
-        if i as u32 == start.wrapping_add(12) && is_node_modules(s, start) {
-            s.walk.module = next;
+        let Some(rule) = STATE_RULES.get_ptr((s.walk.state as usize & (STATES - 1)) as u32) else { return 1 };
+        if (*rule).namespace == 0 || (*rule).flags & NEEDS_NOTE != 0 && s.walk.noted == 0 {
+            return 1;
         }
-        s.walk.component = next;
-        s.walk.base = next;
+        s.walk.namespace = (*rule).namespace;
+        s.walk.flags = (*rule).flags;
+        package::named(scratch);
+        if (*scratch).walk.verdict != SERVER {
+            return 1;
+        }
+        (*scratch).walk.pending = LAST;
         0
     }
 }
 
+/// Whether the name at `from` in the token is a word of `state`.
 #[inline(always)]
-fn is_node_modules(s: &Scratch, start: u32) -> bool {
-    const MASK: usize = TOKEN - 1;
-    let at = |offset: usize| s.walk.token[(start as usize + offset) & MASK];
-    at(0) == b'n'
-        && at(1) == b'o'
-        && at(2) == b'd'
-        && at(3) == b'e'
-        && at(4) == b'_'
-        && at(5) == b'm'
-        && at(6) == b'o'
-        && at(7) == b'd'
-        && at(8) == b'u'
-        && at(9) == b'l'
-        && at(10) == b'e'
-        && at(11) == b's'
-}
-
-/// Matches the name at `walk.from` in the token, first whole, then its last component.
-#[inline(always)]
-unsafe fn package(scratch: *mut Scratch) {
+pub unsafe fn is_word(scratch: *mut Scratch, state: u8, from: u32) -> bool {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let s = &mut *scratch;
-        let from = (s.walk.from & (TOKEN as u32 - 1)) as usize;
-        if s.walk.namespace == NPM && is_specifier(s, from) {
-            s.walk.from += 4;
-        }
-        // `git+https://host/NAME.git`, `./dist/NAME-1.0.whl`.
-        if s.walk.namespace == PYPI && s.walk.base > s.walk.from {
-            s.walk.from = s.walk.base;
-        }
-        find(scratch);
-        let s = &mut *scratch;
-        if s.walk.verdict == 0 && s.walk.named_base != 0 {
-            s.walk.from += s.walk.named_base;
-            find(scratch);
-        }
-        let s = &mut *scratch;
-        if s.walk.verdict == STOP {
-            s.walk.verdict = 0;
-        }
+        s.walk.step.name = [0; NAME];
+        s.walk.step.state = state;
+        s.walk.step.kind = WORD;
+        s.walk.from = from;
+        repeat(NAME as u32, component_byte, scratch);
+        STEPS.get_ptr(&(*scratch).walk.step).is_some()
     }
 }
 
-/// `npm:NAME`, `jsr:NAME`.
-#[inline(always)]
-fn is_specifier(s: &Scratch, from: usize) -> bool {
-    let at = |offset: usize| s.walk.token[(from + offset) & (TOKEN - 1)];
-    at(3) == b':'
-        && (at(0) == b'n' && at(1) == b'p' && at(2) == b'm' || at(0) == b'j' && at(1) == b's' && at(2) == b'r')
-}
-
-/// The longer of the two matches, from the front and from the back, decides.
-#[inline(never)]
-unsafe fn find(scratch: *mut Scratch) -> u32 {
-    if scratch.is_null() {
-        return 0;
-    }
-    // SAFETY: scratch is this CPU's slot.
-    unsafe {
-        let s = &mut *scratch;
-        s.walk.name = EMPTY;
-        s.walk.back = EMPTY;
-        s.walk.named = 0;
-        s.walk.named_base = 0;
-        s.walk.scoped = 0;
-        repeat(PACKAGE as u32, name_byte, scratch);
-        repeat((*scratch).walk.named, back_byte, scratch);
-        let s = &mut *scratch;
-        s.walk.name.data.namespace = s.walk.namespace;
-        s.walk.back.data.namespace = s.walk.namespace | BACKWARDS;
-        let mut length = 0;
-        if let Some(found) = PACKAGES.get(&s.walk.name) {
-            length = found.length;
-            s.walk.verdict = found.verdict;
-        }
-        if let Some(found) = PACKAGES.get(&s.walk.back) {
-            if found.length > length {
-                s.walk.verdict = found.verdict;
-            }
-        }
-    }
-    1
-}
-
-const EMPTY: Key<PackageKey> = Key::new(8 * (PACKAGE as u32 + 2), PackageKey { namespace: 0, name: [0; PACKAGE + 1] });
-
-/// Copies one byte of the name, up to its version, in the namespace's one spelling.
-unsafe extern "C" fn name_byte(i: u64, context: *mut Loop) -> i64 {
+/// Copies a component of the token, up to a slash.
+unsafe extern "C" fn component_byte(i: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s; indices are bounded or masked.
     unsafe {
         let s = &mut *(*context).scratch;
-        let at = i as u32 + s.walk.from;
-        if i >= PACKAGE as u64 || at >= TOKEN as u32 {
+        if i >= NAME as u64 {
             return 1;
         }
-        let mut byte = s.walk.token[(at & (TOKEN as u32 - 1)) as usize];
-        if byte == 0 {
+        let byte = s.walk.token[(s.walk.from as u64 + i) as usize & (TOKEN - 1)];
+        if byte == 0 || byte == b'/' {
             return 1;
         }
-        let namespace = s.walk.namespace;
-        if byte == b'/' {
-            // Behind `node_modules/` the package ends at the first slash, the second if it has a scope.
-            if s.walk.module != 0 && s.walk.from == s.walk.module {
-                if s.walk.scoped == 0 {
-                    return 1;
-                }
-                s.walk.scoped = 0;
-            }
-            s.walk.named_base = i as u32 + 1;
-        }
-        if byte == b'@' {
-            if i != 0 && s.walk.named_base != i as u32 {
-                return 1;
-            }
-            s.walk.scoped = 1;
-        }
-        if namespace == PYPI {
-            if byte == b'='
-                || byte == b'<'
-                || byte == b'>'
-                || byte == b'~'
-                || byte == b'['
-                || byte == b'.' && s.walk.path == 0
-            {
-                return 1;
-            }
-            if byte == b'_' {
-                byte = b'-';
-            }
-        }
-        if namespace == PYPI || namespace == PROGRAM {
-            if byte >= b'A' && byte <= b'Z' {
-                byte |= 0x20;
-            }
-        }
-        // A tag ends an image's name; a registry's port does not.
-        if namespace == IMAGE && byte == b':' && at >= s.walk.base {
-            return 1;
-        }
-        let n = s.walk.named;
-        s.walk.name.data.name[(n as usize) & PACKAGE] = byte;
-        s.walk.named = n + 1;
+        s.walk.step.name[i as usize] = byte;
         0
     }
-}
-
-/// Writes the name backwards.
-unsafe extern "C" fn back_byte(i: u64, context: *mut Loop) -> i64 {
-    // SAFETY: the context is `repeat`'s; indices are masked.
-    unsafe {
-        let s = &mut *(*context).scratch;
-        let from = (s.walk.named as u64).wrapping_sub(1).wrapping_sub(i) as usize & PACKAGE;
-        s.walk.back.data.name[i as usize & PACKAGE] = s.walk.name.data.name[from];
-    }
-    0
 }

@@ -3,20 +3,20 @@
 //! The argv is read from the new image's own memory, where no other thread can have changed it.
 
 use aya_ebpf::bindings::task_struct;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::{btf_tracepoint, fentry};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext};
 use lazaret_common::catalogue::{CLIENT as IS_CLIENT, SERVER as IS_SERVER};
-use lazaret_common::event::{CLIENT, HAS_ENTRY, OBSERVED, SPAWN};
+use lazaret_common::event::{CLIENT, OBSERVED, SPAWN};
 use lazaret_common::hook::Hook;
-use lazaret_common::label::{APPROVED, CLEARED, CLIENT as BELOW_CLIENT, HELD, OF_THE_IMAGE, TRUSTED};
-use lazaret_common::settings::{CATALOGUE, CONFIG, CONTAINER_ID, EntryKey, ExecutableKey, Settings};
+use lazaret_common::label::{
+    APPROVED, CLEARED, CLIENT as BELOW_CLIENT, FLAGGED, HELD, IN_SCOPE, OF_THE_IMAGE, TRUSTED,
+};
+use lazaret_common::settings::{CATALOGUE, CONFIG, Settings};
 
-use crate::event::{self, file_id};
 use crate::kernel::{current, offset, pointer};
-use crate::maps::{ENTRIES, ENTRY_LENGTHS, EXECUTABLES, GRANTS, LABELS, fired};
+use crate::maps::{LABELS, fired};
 use crate::scratch::{self, Scratch};
-use crate::{argv, catalogue, label, scope, verdict};
+use crate::{argv, catalogue, entries, event, grant, label, names, scope, trust, verdict};
 
 /// Linux 5.5 (`bpf_send_signal` 5.3, task storage in tracing programs 5.11, `bpf_loop` 5.17).
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -29,63 +29,114 @@ pub fn exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Linux 6.10. Before the kernel ends the other threads (`de_thread` in fs/exec.c).
+#[btf_tracepoint(function = "sched_prepare_exec")]
+pub fn prepare_exec(_: BtfTracePointContext) -> i32 {
+    fired(Hook::PrepareExec);
+    carry_over();
+    0
+}
+
+/// Linux 5.8, where there is no tracepoint.
+#[fentry(function = "begin_new_exec")]
+pub fn prepare_exec_fentry(_: FEntryContext) -> i32 {
+    fired(Hook::PrepareExecFentry);
+    carry_over();
+    0
+}
+
+/// The thread that executes a program takes its leader's place, and the leader's label would go with the leader.
+#[inline(always)]
+fn carry_over() {
+    let task = current();
+    let leader = label::leader(task);
+    if leader == task || leader.is_null() {
+        return;
+    }
+    let theirs = LABELS.get(leader);
+    if theirs.is_null() {
+        return;
+    }
+    let own = label::make(task);
+    if !own.is_null() {
+        // SAFETY: storage of two live tasks.
+        unsafe { *own = *theirs };
+    }
+}
+
 #[inline(always)]
 unsafe fn judge(settings: &Settings, bprm: u64) {
     let task = current();
-    let flags = relabel(task, bprm, settings);
-    if flags & CLEARED != 0 {
-        return;
-    }
     let Some(scratch) = scratch::slot(scratch::EXEC) else { return };
     let mm = pointer(task as u64, offset!(task_mm));
-    if !argv::take(scratch, mm) {
-        return;
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        let flags = relabel(scratch, task, bprm, mm, settings);
+        if flags & CLEARED != 0 || !argv::take(scratch, mm) {
+            return;
+        }
+        names::find(scratch, bprm);
+        let head = &mut (*scratch).event.head;
+        head.address_length = 0;
+        head.address_family = 0;
+        let (evidence, is_client) = evidence(scratch);
+        if evidence != 0 {
+            verdict::convict(scratch, settings, SPAWN, evidence);
+        } else if is_client {
+            client(scratch, flags);
+        }
     }
-    let script = pointer(bprm, offset!(bprm_interp)) != pointer(bprm, offset!(bprm_filename));
-    argv::words(scratch, if script { 3 } else { 1 });
+}
+
+/// What the argv in the event convicts of, and whether it is an MCP client's. Its words must have been found.
+#[inline(always)]
+pub unsafe fn evidence(scratch: *mut Scratch) -> (u8, bool) {
     let mut evidence = 0;
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         (*scratch).event.head.config_entry = 0;
-        (*scratch).event.head.address_length = 0;
-        (*scratch).event.head.address_family = 0;
-        if entry(scratch, 0) || script && (entry(scratch, 1) || entry(scratch, 2)) {
+        if entries::matches(scratch) {
             evidence |= 1 << CONFIG;
         }
-        match catalogue::judge(scratch) {
-            IS_SERVER => evidence |= 1 << CATALOGUE,
-            IS_CLIENT if evidence == 0 => client(scratch, task, flags),
-            _ => {}
+        let mut found = catalogue::judge(scratch);
+        if found == 0 && evidence == 0 {
+            match names::judge_others(scratch) {
+                0 => {}
+                IS_SERVER => found = IS_SERVER,
+                _ => evidence |= 1 << CONFIG,
+            }
         }
-        if evidence != 0 {
-            verdict::convict(scratch, settings, SPAWN, evidence);
+        if found == IS_SERVER {
+            evidence |= 1 << CATALOGUE;
         }
+        (evidence, found == IS_CLIENT)
     }
 }
 
 /// What the new image keeps and gets; returns the label's flags.
 #[inline(always)]
-fn relabel(task: *mut task_struct, bprm: u64, settings: &Settings) -> u32 {
-    let (inode, dev) = file_id(pointer(bprm, offset!(bprm_file)));
-    let key = ExecutableKey { inode, dev, reserved: 0 };
-    // SAFETY: read at once.
-    let mut gets = unsafe { EXECUTABLES.get(&key) }.map_or(0, |flags| *flags & OF_THE_IMAGE);
-    if settings.grants != 0 && gets & TRUSTED == 0 && granted(task) {
-        gets |= APPROVED;
-    }
-    let own = LABELS.get(task);
-    if own.is_null() && gets == 0 {
-        return 0;
-    }
-    let own = if own.is_null() { label::make(task) } else { own };
-    if own.is_null() {
-        return gets;
-    }
-    // SAFETY: not null.
+unsafe fn relabel(scratch: *mut Scratch, task: *mut task_struct, bprm: u64, mm: u64, settings: &Settings) -> u32 {
+    // SAFETY: scratch is this CPU's slot.
     unsafe {
+        let mut gets = trust::label_of(scratch, task, pointer(bprm, offset!(bprm_file)), mm);
+        if settings.grants != 0 && gets & TRUSTED == 0 && grant::take(scratch, task) {
+            gets |= APPROVED;
+        }
+        // Also what was put into the scope's cgroup from outside is born in it here.
+        if scope::is_inside(settings) {
+            gets |= IN_SCOPE;
+        }
+        let own = LABELS.get(task);
+        if own.is_null() && gets == 0 {
+            return 0;
+        }
+        let own = if own.is_null() { label::make(task) } else { own };
+        if own.is_null() {
+            return gets;
+        }
         let mut flags = (*own).flags & !(OF_THE_IMAGE | HELD) | gets;
         if gets & APPROVED != 0 {
-            flags &= !lazaret_common::label::FLAGGED;
+            flags &= !FLAGGED;
             (*own).shadow = 0;
             (*own).told = 0;
         }
@@ -94,73 +145,13 @@ fn relabel(task: *mut task_struct, bprm: u64, settings: &Settings) -> u32 {
     }
 }
 
-/// Takes the launch grant of the container whose cgroup the task is in.
-#[inline(always)]
-fn granted(task: *mut task_struct) -> bool {
-    let cgroups = pointer(task as u64, offset!(task_cgroups));
-    if grant(pointer(cgroups, offset!(css_set_dfl_cgroup))) {
-        return true;
-    }
-    // v1 hierarchies, where containers may not show up in the v2 one.
-    subsystem(cgroups, offset!(enum_cgroup_memory)) || subsystem(cgroups, offset!(enum_cgroup_pids))
-}
-
-#[inline(always)]
-fn subsystem(cgroups: u64, index: u32) -> bool {
-    if index > 64 {
-        return false;
-    }
-    let css = pointer(cgroups, offset!(css_set_subsys) + 8 * index);
-    css != 0 && grant(pointer(css, offset!(css_cgroup)))
-}
-
-/// `ID` or `docker-ID.scope`.
-#[inline(always)]
-fn grant(cgroup: u64) -> bool {
-    let Some(scratch) = scratch::slot(scratch::EXEC) else { return false };
-    let name = pointer(pointer(cgroup, offset!(cgroup_kn)), offset!(kernfs_name));
-    // SAFETY: scratch is this CPU's slot, the name is read softly.
-    unsafe {
-        let s = &mut *scratch;
-        let to = &raw mut s.name;
-        if bpf_probe_read_kernel_str(to.cast(), 128, name as *const _) < CONTAINER_ID as i64 + 1 {
-            return false;
-        }
-        let from = if s.name[CONTAINER_ID] == 0 { 0 } else { 7 };
-        let key = to.cast::<u8>().add(from).cast::<[u8; CONTAINER_ID]>();
-        GRANTS.get_ptr(&*key).is_some() && GRANTS.remove(&*key).is_ok()
-    }
-}
-
-/// The argv from the basename of word `index` on is a config entry.
-#[inline(always)]
-unsafe fn entry(scratch: *mut Scratch, index: u32) -> bool {
-    // SAFETY: scratch is this CPU's slot.
-    unsafe {
-        let words = &(*scratch).words;
-        if index >= words.count || words.total > words.length {
-            return false;
-        }
-        let base = words.base[(index & 3) as usize];
-        let length = words.length.wrapping_sub(base);
-        if ENTRY_LENGTHS.get_ptr(&length).is_none() {
-            return false;
-        }
-        let hash = argv::hash_from(scratch, base);
-        let Some(id) = ENTRIES.get_ptr(&EntryKey { hash, length, reserved: 0 }) else { return false };
-        (*scratch).event.head.config_entry = *id;
-        (*scratch).event.head.flags |= HAS_ENTRY;
-        true
-    }
-}
-
 /// A client is no shadow: user space hears of it once, to read its configs.
 #[inline(always)]
-unsafe fn client(scratch: *mut Scratch, task: *mut task_struct, flags: u32) {
+unsafe fn client(scratch: *mut Scratch, flags: u32) {
     if flags & BELOW_CLIENT != 0 {
         return;
     }
-    let own = label::make(task);
+    let own = label::make_current();
     if !own.is_null() {
         // SAFETY: not null.
         unsafe { (*own).flags |= BELOW_CLIENT };

@@ -1,8 +1,11 @@
-//! fork and clone: the child gets the label of the task that made it.
+//! fork and clone: a new process gets the label of the one that made it.
+//!
+//! Threads are no processes: they share their group's label, io_uring's workers included, which no hook
+//! of fork sees. Whoever the child's parent is said to be (`CLONE_PARENT`) does not matter.
 
 use aya_ebpf::bindings::task_struct;
-use aya_ebpf::macros::{btf_tracepoint, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
 use lazaret_common::hook::Hook;
 use lazaret_common::label::IN_SCOPE;
 use lazaret_common::settings::Settings;
@@ -10,7 +13,7 @@ use lazaret_common::settings::Settings;
 use crate::maps::{SETTINGS, fired};
 use crate::{label, scope};
 
-/// Linux 5.5. Misses io_uring's workers; their leader's label stands for them.
+/// Linux 5.5.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn fork(ctx: BtfTracePointContext) -> i32 {
     fired(Hook::Fork);
@@ -20,22 +23,11 @@ pub fn fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Linux 5.7, `bpf` in the LSM list. Sees every task that is made.
-#[lsm(hook = "task_alloc")]
-pub fn task_alloc(ctx: LsmContext) -> i32 {
-    fired(Hook::TaskAlloc);
-    let ret: i32 = ctx.arg(2);
-    if ret != 0 {
-        return ret;
-    }
-    if let Some(settings) = SETTINGS.get(0) {
-        inherit(settings, ctx.arg(0));
-    }
-    0
-}
-
 #[inline(always)]
 fn inherit(settings: &Settings, child: *mut task_struct) {
+    if label::leader(child) != child {
+        return;
+    }
     let own = label::current_label();
     // SAFETY: checked for null; both point to task storage.
     unsafe {

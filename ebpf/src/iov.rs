@@ -1,22 +1,36 @@
-//! The user memory behind a `struct iov_iter`, segment by segment, in chunks.
+//! What goes through a channel: the user memory behind a `struct iov_iter`, segment by segment, in chunks.
 //!
-//! Most messages are no handshake. A first pass sifts them, some seven instructions a byte; only
-//! what it finds suspicious is parsed, which costs ten times that.
+//! Most of it is no handshake. A first pass looks for the start of a message, about one instruction a byte; a second
+//! one for what only a handshake says, about seven; only what has both is parsed, which costs ten times that.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+use lazaret_common::sift::is_binary;
 
 use crate::json;
 use crate::kernel::{Loop, at_most, field, offset, pointer, repeat};
 use crate::scratch::Scratch;
 use crate::sift;
 
-pub const CHUNK: usize = 512;
-/// Bytes of the chunk before, so that a word across the border is seen.
+pub const CHUNK: usize = 2048;
+/// Bytes of the chunk before, so that what lies across the border is seen.
 pub const BEFORE: usize = 16;
-const AFTER: usize = 64;
+pub const AFTER: usize = 96;
 /// Bytes of one read or write that are looked at.
-const LONGEST: u64 = 32 << 10;
-const SEGMENTS: u32 = 8;
+const LONGEST: u64 = 4 << 20;
+/// Segments of a copied table.
+pub const SEGMENTS: u32 = 8;
+/// `UIO_MAXIOV`: the kernel takes no more.
+const MOST_SEGMENTS: u32 = 1024;
+/// Shorter writes are cheaper to look at than to be told from text.
+const WORTHWHILE: u64 = 256;
+
+/// What a pass does.
+pub const LOOKS: u32 = 0;
+pub const SIFTS: u32 = 1;
+const PARSES: u32 = 2;
+/// No pass is left.
+const DONE: u32 = 3;
+const PARSED: u32 = 4;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -25,27 +39,34 @@ pub struct Range {
     iov: u64,
     skip: u64,
     /// Bytes that are left to look at, the segment's included.
-    left: u64,
+    pub left: u64,
     /// Of the segment that is looked at.
     base: u64,
     length: u64,
+    /// Segments, at most.
+    most: u32,
+    /// The memory is the kernel's.
+    kernel: u32,
 }
 
 #[repr(C)]
 pub struct Input {
+    /// What a pass has still to look at.
     range: Range,
-    /// All of it, for the second pass.
-    all: Range,
+    /// All of it.
+    pub all: Range,
     /// Bytes in the chunk.
     pub filled: u32,
-    /// Stop: convicted, or no JSON.
+    /// The pass is over.
     pub stop: u32,
-    /// First pass.
-    sifting: u32,
-    /// The first pass found something.
-    pub suspicious: u32,
-    /// The parser had a message open when this piece came.
-    pub open: u32,
+    /// Which pass it is.
+    pass: u32,
+    /// The pass found something.
+    pub found: u32,
+    at_once: u32,
+    open: u32,
+    /// Turn of a pass.
+    pub turn: u32,
     reserved: u32,
     pub chunk: [u8; BEFORE + CHUNK + AFTER],
 }
@@ -56,20 +77,17 @@ pub struct Input {
 pub unsafe fn written(scratch: *mut Scratch, iter: *const u8) -> bool {
     // SAFETY: scratch is this CPU's slot; the iterator is a typed pointer.
     unsafe {
-        let range = &mut (*scratch).input.range;
+        let range = &mut (*scratch).input.all;
         let kind = field::<u8>(iter, offset!(iter_type)) as u32;
         let skip: u64 = field(iter, offset!(iter_offset));
-        range.left = at_most(field(iter, offset!(iter_count)), LONGEST);
+        begin(range, field(iter, offset!(iter_count)));
         if kind == offset!(enum_iter_ubuf) {
             buffer(range, pointer(iter as u64, offset!(iter_ubuf)) + skip);
             return true;
         }
-        if kind != offset!(enum_iter_iovec) {
-            return false;
-        }
         range.iov = pointer(iter as u64, offset!(iter_iov));
         range.skip = skip;
-        true
+        kind == offset!(enum_iter_iovec)
     }
 }
 
@@ -79,10 +97,10 @@ pub unsafe fn written(scratch: *mut Scratch, iter: *const u8) -> bool {
 pub unsafe fn filled(scratch: *mut Scratch, iter: *const u8, count: u64) -> bool {
     // SAFETY: as above.
     unsafe {
-        let range = &mut (*scratch).input.range;
+        let range = &mut (*scratch).input.all;
         let kind = field::<u8>(iter, offset!(iter_type)) as u32;
         let end: u64 = field(iter, offset!(iter_offset));
-        range.left = at_most(count, LONGEST);
+        begin(range, count);
         if kind == offset!(enum_iter_ubuf) {
             buffer(range, (pointer(iter as u64, offset!(iter_ubuf)) + end).wrapping_sub(count));
             return true;
@@ -93,15 +111,55 @@ pub unsafe fn filled(scratch: *mut Scratch, iter: *const u8, count: u64) -> bool
         range.iov = pointer(iter as u64, offset!(iter_iov));
         range.skip = end;
         range.length = count;
-        repeat(SEGMENTS, step_back, scratch);
+        repeat(MOST_SEGMENTS, step_back, scratch);
         true
     }
+}
+
+/// Notes `length` bytes at an address in user memory.
+#[inline(always)]
+pub unsafe fn at(scratch: *mut Scratch, base: u64, length: u64) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        let range = &mut (*scratch).input.all;
+        begin(range, length);
+        buffer(range, base);
+    }
+}
+
+/// Notes `length` bytes at an address in the kernel's memory.
+#[inline(always)]
+pub unsafe fn at_kernel(scratch: *mut Scratch, base: u64, length: u64) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        at(scratch, base, length);
+        (*scratch).input.all.kernel = 1;
+    }
+}
+
+/// Notes the first `length` bytes of segments whose table has been copied to kernel memory at `table`.
+#[inline(always)]
+pub unsafe fn segments_at(scratch: *mut Scratch, table: u64, length: u64) {
+    // SAFETY: as above.
+    unsafe {
+        let range = &mut (*scratch).input.all;
+        begin(range, length);
+        range.iov = table;
+        range.most = SEGMENTS;
+    }
+}
+
+#[inline(always)]
+fn begin(range: &mut Range, length: u64) {
+    range.left = at_most(length, LONGEST);
+    range.skip = 0;
+    range.most = MOST_SEGMENTS;
+    range.kernel = 0;
 }
 
 #[inline(always)]
 fn buffer(range: &mut Range, base: u64) {
     range.iov = 0;
-    range.skip = 0;
     range.base = base;
     range.length = range.left;
 }
@@ -110,7 +168,7 @@ fn buffer(range: &mut Range, base: u64) {
 unsafe extern "C" fn step_back(_: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s.
     unsafe {
-        let range = &mut (*(*context).scratch).input.range;
+        let range = &mut (*(*context).scratch).input.all;
         if range.skip >= range.length {
             range.skip -= range.length;
             return 1;
@@ -122,74 +180,118 @@ unsafe extern "C" fn step_back(_: u64, context: *mut Loop) -> i64 {
     0
 }
 
+/// Copies at most `most` of the first bytes into the chunk's beginning. `false`: they cannot be read.
+#[inline(always)]
+unsafe fn first(input: &mut Input, most: u64) -> bool {
+    let range = &input.all;
+    let (base, length) = if range.iov == 0 {
+        (range.base, range.length)
+    } else {
+        let length = pointer(range.iov, offset!(iovec_length)).saturating_sub(range.skip);
+        (pointer(range.iov, offset!(iovec_base)) + range.skip, length)
+    };
+    let kernel = range.kernel;
+    // SAFETY: `most` fits into the chunk.
+    unsafe { copy((&raw mut input.chunk).cast(), at_most(length, most), base, kernel) }
+}
+
+#[inline(always)]
+unsafe fn copy(to: *mut u8, length: u64, from: u64, kernel: u32) -> bool {
+    // SAFETY: the caller has bounded the length by the room.
+    unsafe {
+        let result = if kernel != 0 {
+            bpf_probe_read_kernel(to.cast(), length as u32, from as *const _)
+        } else {
+            bpf_probe_read_user(to.cast(), length as u32, from as *const _)
+        };
+        result == 0
+    }
+}
+
 /// Whether the first bytes can start a message: white space, a byte order mark, JSON, a header.
 #[inline(always)]
 pub unsafe fn may_be_json(scratch: *mut Scratch) -> bool {
-    // SAFETY: scratch is this CPU's slot; user memory is read softly.
+    const BLANK: u64 = 0x2020_2020_2020_2020;
+    const HEADER: u64 = u64::from_le_bytes(*b"content-");
+    // SAFETY: scratch is this CPU's slot; memory is read softly.
     unsafe {
         let input = &mut (*scratch).input;
-        let range = &input.range;
-        let base = if range.iov == 0 { range.base } else { pointer(range.iov, offset!(iovec_base)) + range.skip };
-        let length = if range.iov == 0 {
-            range.length
-        } else {
-            pointer(range.iov, offset!(iovec_length)).saturating_sub(range.skip)
-        };
-        let length = at_most(length, 8);
-        (&raw mut input.chunk).cast::<u64>().write_unaligned(0x2020_2020_2020_2020);
-        if bpf_probe_read_user(input.chunk.as_mut_ptr().cast(), length as u32, base as *const _) != 0 {
+        (&raw mut input.chunk).cast::<u64>().write_unaligned(BLANK);
+        if !first(input, 8) {
             return false;
+        }
+        if (&raw const input.chunk).cast::<u64>().read_unaligned() | BLANK == HEADER {
+            return true;
         }
         for i in 0..8 {
             match input.chunk[i] {
-                b'{' | b'[' | b'C' | b'c' => return true,
-                b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf | 0x1e => {}
-                _ => return false,
+                b'{' | b'[' => return true,
+                b' ' | b'\t' | b'\r' | b'\n' | 0xef | 0xbb | 0xbf | 0x1e | 0 => {}
+                _ => return i != 0 && (input.chunk[i] | 0x20) == b'c',
             }
         }
         true
     }
 }
 
-/// The first pass. `false`: a whole message, or several, without anything suspicious.
+/// The first bytes are neither text nor JSON.
 #[inline(always)]
-pub unsafe fn is_suspicious(scratch: *mut Scratch) -> bool {
+pub unsafe fn starts_binary(scratch: *mut Scratch) -> bool {
+    // SAFETY: scratch is this CPU's slot; memory is read softly.
+    unsafe {
+        let input = &mut (*scratch).input;
+        if input.all.left < WORTHWHILE {
+            return false;
+        }
+        let words = (&raw mut input.chunk).cast::<[u64; 4]>();
+        words.write_unaligned([0x2020_2020_2020_2020; 4]);
+        first(input, 32) && is_binary(words.read_unaligned())
+    }
+}
+
+/// Runs the passes from `first` on, as far as there is reason to. `open`: a message goes on in it; `at_once`: it may
+/// start with one. `true`: it was parsed, and the parser says what it is.
+#[inline(always)]
+pub unsafe fn examine(scratch: *mut Scratch, first: u32, open: bool, at_once: bool) -> bool {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let input = &mut (*scratch).input;
-        input.all = input.range;
-        input.sifting = 1;
-        input.suspicious = 0;
+        input.pass = first;
+        input.open = open as u32;
+        input.at_once = at_once as u32;
+        // One loop for all of them: the verifier goes through its body once.
+        repeat(DONE + 1, pass, scratch);
+        (*scratch).input.pass == PARSED
+    }
+}
+
+unsafe extern "C" fn pass(_: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s.
+    unsafe {
+        let scratch = (*context).scratch;
+        let input = &mut (*scratch).input;
+        if input.pass >= DONE {
+            return 1;
+        }
+        input.range = input.all;
+        input.stop = 0;
+        input.found = 0;
         let before = (&raw mut input.chunk).cast::<u64>();
         before.write_unaligned(0);
         before.add(1).write_unaligned(0);
-        pass(scratch);
+        repeat(at_most(input.all.most as u64, MOST_SEGMENTS as u64) as u32, segment, scratch);
         let input = &mut (*scratch).input;
-        // What is cut off by the limit is no handshake; what ends in the middle may go on as one.
-        input.suspicious != 0 || (input.all.left < LONGEST && !sift::ends_whole(input))
+        // What starts behind other text is no message unless it is whole; what the limit cuts off is none at all.
+        let goes_on = input.open != 0
+            || (input.at_once != 0 && input.all.left < LONGEST && !sift::ends_whole(input));
+        input.pass = match input.pass {
+            LOOKS if input.found != 0 => SIFTS,
+            SIFTS if input.found != 0 || goes_on => PARSES,
+            PARSES => PARSED,
+            _ => DONE,
+        };
     }
-}
-
-/// The second pass: parses. `true`: it is MCP.
-#[inline(always)]
-pub unsafe fn is_mcp(scratch: *mut Scratch) -> bool {
-    // SAFETY: scratch is this CPU's slot.
-    unsafe {
-        let input = &mut (*scratch).input;
-        input.range = input.all;
-        input.sifting = 0;
-        pass(scratch);
-        (*scratch).parser.found()
-    }
-}
-
-#[inline(always)]
-unsafe fn pass(scratch: *mut Scratch) {
-    // SAFETY: scratch is this CPU's slot.
-    unsafe {
-        (*scratch).input.stop = 0;
-        repeat(SEGMENTS, segment, scratch);
-    }
+    0
 }
 
 unsafe extern "C" fn segment(_: u64, context: *mut Loop) -> i64 {
@@ -226,17 +328,17 @@ unsafe extern "C" fn chunk(_: u64, context: *mut Loop) -> i64 {
         }
         let length = at_most(input.range.length, CHUNK as u64);
         let to = (&raw mut input.chunk).cast::<u8>().add(BEFORE);
-        if bpf_probe_read_user(to.cast(), length as u32, input.range.base as *const _) != 0 {
+        if !copy(to, length, input.range.base, input.range.kernel) {
             input.stop = 1;
             return 1;
         }
         input.range.base += length;
         input.range.length -= length;
         input.filled = length as u32;
-        if input.sifting != 0 {
-            sift::chunk(scratch);
-        } else {
+        if input.pass == PARSES {
             repeat(length as u32, json::byte, scratch);
+        } else {
+            sift::chunk(scratch, input.pass);
         }
         if (*scratch).input.stop != 0 {
             return 1;

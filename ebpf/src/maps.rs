@@ -8,12 +8,18 @@ use aya_ebpf::helpers::generated::bpf_task_storage_get;
 use aya_ebpf::macros::btf_map;
 use lazaret_common::catalogue::{MAX_PACKAGES, MAX_STEPS, Package, PackageKey, STATES, State, Step, StepKey};
 use lazaret_common::hook::{COUNTERS as COUNTER_SLOTS, HOOKS, Hook};
+use lazaret_common::http::Http;
 use lazaret_common::label::Label;
 use lazaret_common::settings::{
-    CONTAINER_ID, EntryKey, ExecutableKey, MAX_ENTRIES, MAX_EXECUTABLES, MAX_GRANTS, Settings, UNIX_PATH,
+    CONTAINER_ID, Endpoint, EntryKey, ExecutableKey, MAX_ENDPOINTS, MAX_ENTRIES, MAX_EXECUTABLES, MAX_GRANTS, Question,
+    Settings, UNIX_PATH,
 };
 
-use crate::channel::{self, Mark, Partial, PartialKey};
+use lazaret_common::watch::{Call, Candidate, Gate, MAX_TALKED, Watch};
+
+use crate::channel::{self, Partial, PartialKey};
+use crate::connect_send::Dialogue;
+use crate::mark::{Mark, Readers};
 use crate::scratch::{SLOTS, Scratch};
 
 /// Labels of tasks. aya has no task storage; this is the definition that the loader reads.
@@ -99,15 +105,57 @@ pub static STATE_RULES: Array<State, STATES> = Array::new();
 #[btf_map]
 pub static PACKAGES: LpmTrie<PackageKey, Package, { MAX_PACKAGES as usize }> = LpmTrie::new();
 
-/// UNIX socket paths that only the door may reach, padded with zeros.
+/// Names of UNIX sockets that only the door may reach, or of their last components, padded with zeros.
 #[btf_map]
 pub static PROTECTED: HashMap<[u8; UNIX_PATH], u32, 64> = HashMap::new();
+
+/// Remote MCP servers that client configs name.
+#[btf_map]
+pub static ENDPOINTS: HashMap<Endpoint, u32, { MAX_ENDPOINTS as usize }> = HashMap::new();
+
+/// What was sent so far of something that may become MCP.
+#[btf_map]
+pub static DIALOGUES: LruHashMap<Dialogue, Http, 4096> = LruHashMap::new();
+
+/// When user space was last told of a connect, by process and target.
+#[btf_map]
+pub static TOLD: LruHashMap<u64, u64, 4096> = LruHashMap::new();
 
 #[btf_map]
 pub static CHANNELS: LruHashMap<u64, Mark, 8192> = LruHashMap::new();
 
+/// An argv that user space wants judged, and what came of it.
+#[btf_map]
+pub static QUESTION: Array<Question, 1> = Array::new();
+
+/// What candidates are, and whether the programs on system calls are attached.
+#[btf_map]
+pub static WATCH: Array<Watch, 1> = Array::new();
+
+#[btf_map]
+pub static GATE: Array<Gate, 1> = Array::new();
+
+#[btf_map]
+pub static CANDIDATES: RingBuf<Candidate, { 64 << 10 }> = RingBuf::new();
+
+/// When a process first read from a channel while the programs on system calls were attached.
+#[btf_map]
+pub static TALKED: LruHashMap<u32, u64, { MAX_TALKED as usize }> = LruHashMap::new();
+
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "CALLS")]
+pub static CALLS: TaskStorage<Call> = TaskStorage::new();
+
 #[btf_map]
 pub static NOTED: Array<u64, { channel::SLOTS }> = Array::new();
+
+/// Text tools that have read a message from a channel, and who may read what they write.
+#[btf_map]
+pub static CARRIERS: LruHashMap<u32, Readers, 1024> = LruHashMap::new();
+
+/// Who may read what was put into a pipe by way of `splice` or `sendfile`.
+#[btf_map]
+pub static FEEDS: LruHashMap<u64, Readers, 1024> = LruHashMap::new();
 
 #[btf_map]
 pub static PARTIALS: LruHashMap<PartialKey, Partial, 8192> = LruHashMap::new();

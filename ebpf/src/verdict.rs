@@ -8,7 +8,6 @@ use lazaret_common::settings::{
 };
 
 use crate::event;
-use crate::kernel::current;
 use crate::label;
 use crate::scratch::Scratch;
 
@@ -37,7 +36,7 @@ pub fn mode(settings: &Settings, evidence: u8) -> u8 {
 unsafe fn flag(scratch: *mut Scratch, also: u32, evidence: u8) -> bool {
     // SAFETY: labels are checked for null.
     unsafe {
-        let own = label::current_label();
+        let own = label::make_current();
         let mut shadow = if own.is_null() { 0 } else { (*own).shadow };
         if shadow == 0 {
             // Nanoseconds since boot, the processor in the low bits: two are never the same.
@@ -46,15 +45,6 @@ unsafe fn flag(scratch: *mut Scratch, also: u32, evidence: u8) -> bool {
         let evidence = evidence as u32;
         let told = !own.is_null() && (*own).told & evidence == evidence;
         mark(own, shadow, also, evidence);
-        // Threads that have no label of their own are judged by their leader's.
-        let task = current();
-        if own.is_null() {
-            mark(label::make(task), shadow, also, evidence);
-        }
-        let leader = label::leader(task);
-        if !leader.is_null() {
-            mark(label::make(leader), shadow, also, evidence);
-        }
         (*scratch).event.head.shadow = shadow;
         told
     }

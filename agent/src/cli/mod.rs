@@ -29,6 +29,9 @@ use instance::Instance;
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> Result<(), CliError> {
+    if matches!(cli.command, Command::Connect(_)) {
+        crate::proxy::connector::settle();
+    }
     let instance = Instance::new(cli.globals);
     match cli.command {
         Command::Daemon(args) => daemon::run(&instance, args),

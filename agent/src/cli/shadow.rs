@@ -92,6 +92,9 @@ async fn show(admin: &AdminClient, args: &ShadowShowArgs) -> Result<(), CliError
     let processes: Vec<String> =
         shadow.processes.iter().map(|p| format!("{}{}", p.pid, if p.held { " (held)" } else { "" })).collect();
     out::field("processes", processes.join(", "))?;
+    if shadow.was_running {
+        out::field("started", "before Lazaret: it was already running")?;
+    }
     if let Some(server) = &shadow.server {
         out::field("adopted as", server)?;
     }

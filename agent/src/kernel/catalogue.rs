@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use aya::Ebpf;
 use lazaret_common::catalogue::{
-    BACKWARDS, CLIENT, ENTER, FLAG, IMAGE, NAME, NPM, PACKAGE, PROGRAM, PYPI, Package, PackageKey, SERVER, SKIP_VALUE,
-    STATES, STOP, State, Step, StepKey, TRY_VALUE, WORD,
+    BACKWARDS, BUILD_DIRS, CLIENT, CLUSTER, DIRECTORY, ENTER, ENTRY_FILES, FLAG, GO, IMAGE, JAR, JBANG, MODULE, NAME,
+    NEEDS_NOTE, NO_ENTRY, NOTE, NPM, NUGET, PACKAGE, PATH, PROGRAM, PYPI, Package, PackageKey, SERVER, SKIP_VALUE,
+    STOP, State, Step, StepKey, TOLD, TRY_VALUE, WORD,
 };
 use lazaret_common::settings::UNIX_PATH;
 use serde::Deserialize;
 
-use super::KernelError;
+use super::{KernelError, maps};
 
 const FILE: &str = include_str!("catalogue.toml");
 
@@ -20,6 +22,7 @@ const FILE: &str = include_str!("catalogue.toml");
 #[serde(deny_unknown_fields)]
 struct File {
     state: BTreeMap<String, StateText>,
+    entry: EntryText,
     packages: BTreeMap<String, PackagesText>,
     inert: Inert,
     protected: Protected,
@@ -32,10 +35,20 @@ struct StateText {
     skip: Vec<String>,
     r#try: BTreeMap<String, String>,
     stop: Vec<String>,
+    note: Vec<String>,
     server: Vec<String>,
     client: Vec<String>,
     names: Option<String>,
-    path: bool,
+    by: Option<String>,
+    cluster: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryText {
+    files: Vec<String>,
+    dirs: Vec<String>,
+    never: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -68,27 +81,46 @@ pub(super) struct Catalogue {
     pub(super) protected: Vec<[u8; UNIX_PATH]>,
 }
 
+impl Catalogue {
+    /// Fills the maps that the kernel walks.
+    pub(super) fn write(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        let mut steps = maps::table::<{ size_of::<StepKey>() }, { size_of::<Step>() }>(ebpf, "STEPS")?;
+        for (key, step) in &self.steps {
+            steps.put(key, step)?;
+        }
+        for (index, state) in self.states.iter().enumerate() {
+            maps::set_at::<{ size_of::<State>() }>(ebpf, "STATE_RULES", index as u32, state)?;
+        }
+        maps::packages(ebpf, &self.packages)
+    }
+}
+
 pub(super) fn built_in() -> Result<Catalogue, KernelError> {
     compile(FILE).map_err(KernelError::Catalogue)
 }
 
 fn compile(text: &str) -> Result<Catalogue, String> {
     let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
-    // `start` is state 0; the others follow in the order of their names.
-    let mut names: Vec<&str> = file.state.keys().map(String::as_str).filter(|name| *name != "start").collect();
+    // `start` is state 0, `told` has a number of its own; the others follow in the order of their names.
+    let mut names: Vec<&str> =
+        file.state.keys().map(String::as_str).filter(|n| !["start", "told"].contains(n)).collect();
     names.insert(0, "start");
-    if names.len() > STATES {
-        return Err(format!("{} states, at most {STATES} fit", names.len()));
+    if names.len() > NO_ENTRY as usize {
+        return Err(format!("{} states, at most {NO_ENTRY} fit", names.len()));
     }
-    let number = |name: &str| {
-        names.iter().position(|n| *n == name).map(|n| n as u8).ok_or_else(|| format!("no state is named {name:?}"))
+    let number = |name: &str| match name {
+        "told" => Ok(TOLD),
+        _ => {
+            names.iter().position(|n| *n == name).map(|n| n as u8).ok_or_else(|| format!("no state is named {name:?}"))
+        }
     };
     let mut steps = Vec::new();
     let mut states = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        let text = file.state.get(*name).ok_or_else(|| format!("the state {name:?} is missing"))?;
+    for name in names.iter().copied().chain(["told"]) {
+        let text = file.state.get(name).ok_or_else(|| format!("the state {name:?} is missing"))?;
+        let index = number(name)?;
         let mut put = |word: &str, action, next| -> Result<(), String> {
-            steps.push((step_key(index as u8, word)?, Step { action, next }));
+            steps.push((step_key(index, word)?, Step { action, next }));
             Ok(())
         };
         for (word, next) in &text.enter {
@@ -97,15 +129,28 @@ fn compile(text: &str) -> Result<Catalogue, String> {
         for (flag, names) in &text.r#try {
             put(flag, TRY_VALUE, namespace(names)?)?;
         }
-        for (words, action) in
-            [(&text.skip, SKIP_VALUE), (&text.stop, STOP), (&text.server, SERVER), (&text.client, CLIENT)]
-        {
+        let lists = [
+            (&text.skip, SKIP_VALUE),
+            (&text.stop, STOP),
+            (&text.note, NOTE),
+            (&text.server, SERVER),
+            (&text.client, CLIENT),
+        ];
+        for (words, action) in lists {
             for word in words {
                 put(word, action, 0)?;
             }
         }
-        let namespace = text.names.as_deref().map(namespace).transpose()?.unwrap_or(0);
-        states.push(State { namespace, path: text.path.into() });
+        if index != TOLD {
+            states.push(state(text)?);
+        }
+    }
+    for (words, state) in
+        [(&file.entry.files, ENTRY_FILES), (&file.entry.dirs, BUILD_DIRS), (&file.entry.never, NO_ENTRY)]
+    {
+        for word in words {
+            steps.push((step_key(state, word)?, Step { action: SERVER, next: 0 }));
+        }
     }
     Ok(Catalogue {
         steps,
@@ -116,12 +161,30 @@ fn compile(text: &str) -> Result<Catalogue, String> {
     })
 }
 
+fn state(text: &StateText) -> Result<State, String> {
+    let by = match text.by.as_deref() {
+        None => 0,
+        Some("path") => PATH,
+        Some("module") => MODULE,
+        Some(other) => return Err(format!("a name is not found by {other:?}")),
+    };
+    let cluster = if text.cluster { CLUSTER } else { 0 };
+    let note = if text.note.is_empty() { 0 } else { NEEDS_NOTE };
+    let namespace = text.names.as_deref().map(namespace).transpose()?.unwrap_or(0);
+    Ok(State { namespace, flags: by | cluster | note })
+}
+
 fn namespace(name: &str) -> Result<u8, String> {
     match name {
         "npm" => Ok(NPM),
         "pypi" => Ok(PYPI),
         "image" => Ok(IMAGE),
         "program" => Ok(PROGRAM),
+        "go" => Ok(GO),
+        "jar" => Ok(JAR),
+        "jbang" => Ok(JBANG),
+        "nuget" => Ok(NUGET),
+        "directory" => Ok(DIRECTORY),
         _ => Err(format!("no namespace is named {name:?}")),
     }
 }
@@ -142,7 +205,7 @@ fn packages(texts: &BTreeMap<String, PackagesText>) -> Result<Vec<(PackageKey, u
         let namespace = namespace(name)?;
         for (patterns, verdict) in [(&text.server, SERVER), (&text.other, STOP), (&text.client, CLIENT)] {
             for pattern in patterns {
-                if namespace == PROGRAM && !pattern.contains("mcp") {
+                if namespace == PROGRAM && verdict == SERVER && !pattern.contains("mcp") {
                     return Err(format!(
                         "the program pattern {pattern:?} must contain \"mcp\": others are not looked up"
                     ));
@@ -155,6 +218,9 @@ fn packages(texts: &BTreeMap<String, PackagesText>) -> Result<Vec<(PackageKey, u
 }
 
 fn package(namespace: u8, pattern: &str, verdict: u8) -> Result<(PackageKey, usize, Package), String> {
+    if pattern.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(format!("{pattern:?} must be in lower case: names are compared in it"));
+    }
     let (bytes, namespace): (Vec<u8>, u8) = if let Some(suffix) = pattern.strip_prefix('*') {
         (suffix.bytes().rev().collect(), namespace | BACKWARDS)
     } else if let Some(prefix) = pattern.strip_suffix('*') {
@@ -183,6 +249,9 @@ fn socket(path: &str) -> Result<[u8; UNIX_PATH], String> {
 }
 
 #[cfg(test)]
+mod launches;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -200,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_state_that_does_not_exist_is_an_error() {
-        let text = "[state.start.enter]\nx = \"nowhere\"\n[packages]\n[inert]\nprograms=[]\n[protected]\nsockets=[]\n";
+        let text = "[state.start.enter]\nx = \"nowhere\"\n[state.told]\n[entry]\nfiles=[]\ndirs=[]\nnever=[]\n[packages]\n[inert]\nprograms=[]\n[protected]\nsockets=[]\n";
         assert_eq!(compile(text).err().unwrap(), "no state is named \"nowhere\"");
     }
 

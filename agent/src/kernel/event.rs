@@ -70,6 +70,8 @@ pub struct KernelEvent {
     pub shadow: u64,
     pub address: Option<String>,
     pub at: Timestamp,
+    /// It ran before the kernel programs did.
+    pub was_running: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,10 +122,11 @@ pub(super) fn decode(bytes: &[u8], boot: Timestamp) -> Result<KernelEvent, Decod
         shadow: head.shadow,
         address: address(&head),
         at: after(boot, head.at),
+        was_running: false,
     })
 }
 
-fn evidence(bits: u8) -> Vec<Evidence> {
+pub(super) fn evidence(bits: u8) -> Vec<Evidence> {
     [
         (settings::CONFIG, Evidence::Config),
         (settings::CATALOGUE, Evidence::Catalogue),
@@ -152,7 +155,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// NUL-separated; the NUL at the end ends the last word and starts no other.
-fn words(argv: &[u8]) -> Vec<String> {
+pub(super) fn words(argv: &[u8]) -> Vec<String> {
     if argv.is_empty() {
         return Vec::new();
     }

@@ -5,26 +5,28 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::RingBuf;
-use lazaret_common::label::{HELD, INERT, Label, RELEASED, TRUSTED};
+use lazaret_common::hook::LOST_EVENTS;
+use lazaret_common::label::{Label, TRUSTED};
 use lazaret_common::plain::Plain as _;
-use lazaret_common::settings::{
-    CONTAINER_ID, EntryKey, ExecutableKey, MAX_ENTRIES, MODE_ENFORCE, MODE_HOLD, MODE_OBSERVE, Settings,
-};
+use lazaret_common::settings::{CONTAINER_ID, EntryKey, MAX_ENTRIES, MODE_ENFORCE, MODE_HOLD, MODE_OBSERVE, Settings};
 use tokio::sync::mpsc;
 
+use super::candidates::Watcher;
+use super::entries::LeftOut;
 use super::events::Reader;
 use super::hooks::Role;
 use super::load::Loaded;
 use super::trust::Executable;
 use super::{
-    Backend, ConfigEntry, KernelError, KernelEvent, KernelReport, KernelSettings, catalogue, entries, events, load,
-    maps, pin, prove, report, scope, sys, trust,
+    Backend, ConfigEntry, KernelError, KernelEvent, KernelReport, KernelSettings, catalogue, endpoints, entries,
+    events, hold, load, maps, pin, prove, report, scope, sys, trust,
 };
 use crate::config::{Evidence, Mode};
 
@@ -46,12 +48,19 @@ pub(super) struct Active {
     pub(super) mode: Mode,
     pub(super) written: Settings,
     pub(super) trusted: Vec<Executable>,
+    /// Where this binary was when it started.
+    own: Option<PathBuf>,
+    /// Commands of config entries that the kernel was not told of, and why.
+    pub(super) left_out: Vec<(LeftOut, String)>,
     pub(super) took_over: bool,
+    /// Why nothing that runs already is judged.
+    pub(super) not_judged: Option<String>,
     /// Why nothing was pinned that should have been.
     pub(super) not_pinned: Option<String>,
     /// Lock on the directory of the pins.
     pins: Option<std::fs::File>,
     reader: Option<Reader>,
+    pub(super) watcher: Option<Watcher>,
 }
 
 impl Guard {
@@ -61,6 +70,8 @@ impl Guard {
         let mut written = Settings::default();
         scope::apply(&settings.scope, &mut written)?;
         modes(&mut written, settings.mode, &settings.evidence);
+        written.below_clients =
+            if settings.connect_below_clients == Mode::Enforce { MODE_ENFORCE } else { MODE_OBSERVE };
         let (sender, receiver) = mpsc::channel(QUEUE);
         let bad_events = Arc::new(AtomicU64::new(0));
         let mut active = Active {
@@ -69,10 +80,14 @@ impl Guard {
             mode: settings.mode,
             written,
             trusted: Vec::new(),
+            own: None,
+            left_out: Vec::new(),
             took_over: false,
             not_pinned: None,
+            not_judged: None,
             pins: None,
             reader: None,
+            watcher: None,
         };
         if settings.pin {
             active.prepare_pins(&settings.bpf_dir)?;
@@ -85,7 +100,7 @@ impl Guard {
         Ok((Self { settings, active: Mutex::new(active), bad_events }, receiver))
     }
 
-    fn active(&self) -> MutexGuard<'_, Active> {
+    pub(super) fn active(&self) -> MutexGuard<'_, Active> {
         // Nothing is left half done where a panic could happen.
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,14 +114,32 @@ impl Guard {
         report::backend(self.active().loaded.as_ref())
     }
 
+    /// Looks again which files the trusted executables are: one that is replaced is another file.
+    pub fn refresh_trusted(&self) -> Result<(), KernelError> {
+        self.active().refresh_trusted(&self.settings.trusted)
+    }
+
+    /// Directories in which a trusted executable may be replaced.
+    pub fn trusted_paths(&self) -> &[PathBuf] {
+        &self.settings.trusted
+    }
+
     /// Replaces the config entries that the kernel knows.
     pub fn set_config_entries(&self, config: &[ConfigEntry]) -> Result<(), KernelError> {
         if config.len() > MAX_ENTRIES as usize {
             return Err(KernelError::TooManyEntries { count: config.len(), max: MAX_ENTRIES as usize });
         }
         let mut active = self.active();
+        let mut keys: Vec<(EntryKey, u64)> = Vec::new();
+        let mut left_out = Vec::new();
+        for entry in config {
+            match entries::key(entry) {
+                Ok(key) => keys.push((key, entry.id)),
+                Err(why) => left_out.push((why, entry.command.clone())),
+            }
+        }
+        active.leave_out(left_out);
         let Some(loaded) = active.loaded.as_mut() else { return Ok(()) };
-        let keys: Vec<(EntryKey, u64)> = config.iter().map(|entry| (entries::key(entry), entry.id)).collect();
         // Lengths first, or an entry would be there that nothing looks up.
         let mut lengths = maps::table::<4, 4>(&mut loaded.ebpf, "ENTRY_LENGTHS")?;
         for (key, _) in &keys {
@@ -130,6 +163,13 @@ impl Guard {
             table.put_bytes(bytes, id.to_ne_bytes())?;
         }
         Ok(())
+    }
+
+    /// Replaces the remote MCP servers that the kernel knows.
+    pub fn set_endpoints(&self, addresses: &[SocketAddr]) -> Result<(), KernelError> {
+        let mut active = self.active();
+        let Some(loaded) = active.loaded.as_mut() else { return Ok(()) };
+        endpoints::write(&mut loaded.ebpf, addresses)
     }
 
     /// Changes what happens to what is convicted from now on.
@@ -179,63 +219,51 @@ impl Guard {
         Ok(map.get(pidfd.as_fd()).map_err(failed)?.and_then(|bytes| Label::read(&bytes)))
     }
 
-    /// Lets a held process go on; nothing convicts it or its children any more.
-    pub fn release(&self, pid: u32) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Signal { pid, source };
-        let pidfd = sys::pidfd_open(pid).map_err(failed)?;
+    /// Events that the ring buffer had no room for.
+    pub fn lost_events(&self) -> u64 {
+        self.active().loaded.as_ref().map_or(0, |loaded| maps::counter(&loaded.ebpf, LOST_EVENTS))
+    }
+
+    pub(super) fn scope(&self) -> &crate::config::Scope {
+        &self.settings.scope
+    }
+
+    /// What happens to each kind of evidence, as the kernel was told.
+    pub(super) fn modes(&self) -> [u8; 4] {
+        self.active().written.modes
+    }
+
+    /// Ends what an earlier daemon's programs do: from now on only this one's guard. Until they know what those
+    /// knew, both do.
+    pub fn settle(&self) -> Result<(), KernelError> {
         let active = self.active();
-        let loaded = active.loaded("release a process")?;
-        set_flags(loaded, pid, RELEASED, HELD)?;
-        sys::pidfd_signal(pidfd.as_fd(), libc::SIGCONT).map_err(failed)
+        match active.loaded.as_ref().filter(|_| self.settings.pin && active.not_pinned.is_none()) {
+            Some(loaded) => pin::settle(&self.settings.bpf_dir, &loaded.hooks),
+            None => Ok(()),
+        }
     }
 
-    /// Ends a process, everything below it, and every process of the same shadow, wherever it went.
-    /// Returns how many were ended.
-    pub fn kill_tree(&self, pid: u32) -> Result<usize, KernelError> {
-        let shadow = self.label(pid).ok().flatten().map_or(0, |label| label.shadow);
-        let mut ended = HashSet::new();
-        // What forks meanwhile is found in the next round.
-        for _ in 0..16 {
-            let doomed: Vec<u32> = self.tree(pid, shadow).into_iter().filter(|pid| !ended.contains(pid)).collect();
-            if doomed.is_empty() {
-                break;
-            }
-            for pid in doomed {
-                ended.insert(pid);
-                match sys::pidfd_open(pid).and_then(|pidfd| sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL)) {
-                    Ok(()) => {}
-                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
-                    Err(source) => return Err(KernelError::Signal { pid, source }),
-                }
-            }
+    /// An MCP client was started.
+    pub fn expect_servers(&self) {
+        if let Some(watcher) = &self.active().watcher {
+            watcher.expect();
         }
-        Ok(ended.len())
     }
 
-    fn tree(&self, root: u32, shadow: u64) -> Vec<u32> {
-        let parents: Vec<(u32, u32)> =
-            trust::processes().filter_map(|pid| trust::parent(pid).map(|parent| (pid, parent))).collect();
-        let mut tree: HashSet<u32> = parents.iter().filter(|(pid, _)| *pid == root).map(|(pid, _)| *pid).collect();
-        loop {
-            let before = tree.len();
-            let below: Vec<u32> =
-                parents.iter().filter(|(_, parent)| tree.contains(parent)).map(|(pid, _)| *pid).collect();
-            tree.extend(below);
-            if tree.len() == before {
-                break;
-            }
+    /// The daemon ends and the kernel goes on guarding: what is attached on demand is attached for good.
+    pub fn leave(&self) {
+        let active = self.active();
+        if let Some(watcher) = active.watcher.as_ref().filter(|_| active.pins.is_some()) {
+            watcher.leave();
         }
-        if shadow != 0 {
-            let same = |pid: &u32| matches!(self.label(*pid), Ok(Some(label)) if label.shadow == shadow);
-            tree.extend(parents.iter().map(|(pid, _)| *pid).filter(same));
-        }
-        tree.remove(&std::process::id());
-        tree.into_iter().collect()
     }
 
     /// Takes everything out of the kernel, what is pinned included.
     pub fn detach(&self) -> Result<(), KernelError> {
         let mut active = self.active();
+        if let Some(watcher) = active.watcher.take() {
+            watcher.detach();
+        }
         if let Some(mut loaded) = active.loaded.take() {
             maps::settings(&mut loaded.ebpf, &Settings::default())?;
         }
@@ -257,13 +285,13 @@ impl crate::sandbox::LaunchGrant for Guard {
 }
 
 impl Active {
-    fn loaded(&self, action: &'static str) -> Result<&Loaded, KernelError> {
+    pub(super) fn loaded(&self, action: &'static str) -> Result<&Loaded, KernelError> {
         self.loaded.as_ref().ok_or_else(|| KernelError::NotLoaded { action, reason: self.reason.clone() })
     }
 
     /// What another daemon guards is not taken over as long as that one lives.
     fn prepare_pins(&mut self, dir: &Path) -> Result<(), KernelError> {
-        match pin::prepare(dir) {
+        match pin::prepare(dir, &load::shapes()) {
             Ok((found, lock)) => {
                 self.took_over = found;
                 self.pins = Some(lock);
@@ -286,14 +314,46 @@ impl Active {
     ) -> Result<(), String> {
         let pins = self.pins.is_some().then_some(settings.bpf_dir.as_path());
         let mut loaded = load::load(pins)?;
-        loaded.attach(&[Role::Exec, Role::ExtraFork, Role::Handshake, Role::DenyConnect]);
+        loaded.attach(&[Role::Exec, Role::ThreadExec, Role::Tamper, Role::Handshake, Role::DenyConnect, Role::Hold]);
         prove::prove(&mut loaded);
-        for weaker in [Role::KillConnect, Role::CgroupConnect] {
-            if !loaded.is_proven(Role::DenyConnect) && !loaded.is_proven(Role::KillConnect) {
+        if !loaded.is_proven(Role::ThreadExec) {
+            loaded.attach(&[Role::ThreadExecFunction]);
+            prove::prove(&mut loaded);
+        }
+        if !loaded.is_proven(Role::Hold) {
+            loaded.attach(&[Role::HoldBySignals]);
+            prove::prove(&mut loaded);
+        }
+        if loaded.is_proven(Role::Handshake) {
+            for role in [Role::OtherChannels, Role::Terminals] {
+                let ends =
+                    |hook: &load::Attached| hook.spec.hook == lazaret_common::hook::Hook::TerminalEnd && hook.proven;
+                if role == Role::OtherChannels || loaded.hooks.iter().any(ends) {
+                    loaded.attach(&[role]);
+                    prove::prove(&mut loaded);
+                }
+            }
+        }
+        if let Err(why) = loaded.load_judge() {
+            self.not_judged = Some(why);
+        }
+        const CONNECT: [Role; 3] = [Role::DenyConnect, Role::ModifyConnect, Role::KillConnect];
+        for weaker in [Role::ModifyConnect, Role::KillConnect, Role::CgroupConnect] {
+            if !CONNECT.iter().any(|role| loaded.is_proven(*role)) {
                 loaded.attach(&[weaker]);
                 prove::prove(&mut loaded);
             }
         }
+        loaded.attach(&[Role::DenySend]);
+        prove::prove(&mut loaded);
+        if !loaded.is_proven(Role::DenySend) {
+            loaded.attach(&[Role::ModifySend]);
+            prove::prove(&mut loaded);
+        }
+        if !loaded.is_proven(Role::Handshake) {
+            self.watch(&mut loaded, &settings.scope);
+        }
+        loaded.forget_object();
         if !loaded.is_proven(Role::Exec) {
             let why: Vec<String> = loaded
                 .hooks
@@ -310,49 +370,89 @@ impl Active {
             Some(events::start(ring, sender, bad).map_err(|e| format!("cannot start the event thread: {e}"))?);
         maps::settings(&mut loaded.ebpf, &self.written).map_err(|e| e.to_string())?;
         if let Some(dir) = pins {
+            hold::carry_labels(dir, &loaded);
             pin::settings(dir, &loaded.ebpf).map_err(|e| e.to_string())?;
             pin::links(dir, &mut loaded.hooks).map_err(|e| e.to_string())?;
+            if let Some(watcher) = &self.watcher {
+                watcher.pin(dir).map_err(|e| e.to_string())?;
+            }
         }
         self.loaded = Some(loaded);
         Ok(())
+    }
+
+    /// Where functions cannot be hooked: tracepoints of sockets, and programs on system calls on demand.
+    fn watch(&mut self, loaded: &mut Loaded, scope: &crate::config::Scope) {
+        loaded.attach(&[Role::Sockets, Role::UnixByName, Role::Ring, Role::OnDemand, Role::Candidates]);
+        prove::prove(loaded);
+        loaded.release(Role::OnDemand);
+        if !loaded.is_proven(Role::OnDemand) || !loaded.is_proven(Role::Candidates) {
+            loaded.release(Role::Candidates);
+            return;
+        }
+        match Watcher::start(loaded, scope) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(why) => {
+                tracing::error!("what goes through pipes is not watched: {why}");
+                loaded.release(Role::Candidates);
+            }
+        }
     }
 
     /// Fills the maps; nothing is in scope yet.
     fn fill(&mut self, loaded: &mut Loaded, settings: &KernelSettings) -> Result<(), KernelError> {
         let catalogue = catalogue::built_in()?;
         let ebpf = &mut loaded.ebpf;
-        let mut steps = maps::table::<42, 2>(ebpf, "STEPS")?;
-        for (key, step) in &catalogue.steps {
-            steps.put(key, step)?;
-        }
-        for (index, state) in catalogue.states.iter().enumerate() {
-            maps::set_at::<2>(ebpf, "STATE_RULES", index as u32, state)?;
-        }
-        maps::packages(ebpf, &catalogue.packages)?;
-        let mut protected = maps::table::<108, 4>(ebpf, "PROTECTED")?;
-        for path in &catalogue.protected {
-            protected.put_bytes(*path, [1, 0, 0, 0])?;
-        }
-        self.trusted = settings.trusted.iter().filter_map(|path| trust::identify(path)).collect();
-        let own = std::env::current_exe().ok();
-        // Somebody else could put another program there: trusted only where it is this very binary.
-        self.trusted.retain(|e| !e.replaceable || Some(&e.path) == own.as_ref());
-        let inert = trust::inert(&catalogue.inert);
-        let mut executables = maps::table::<{ size_of::<ExecutableKey>() }, 4>(ebpf, "EXECUTABLES")?;
-        for (executables_of, flags) in [(&inert, INERT), (&self.trusted, TRUSTED)] {
-            for executable in executables_of {
-                let mut key = [0; size_of::<ExecutableKey>()];
-                key.copy_from_slice(executable.key.bytes());
-                executables.put_bytes(key, flags.to_ne_bytes())?;
-            }
-        }
-        for pid in trust::running(&self.trusted) {
-            // It may have ended meanwhile.
-            if let Err(e) = set_flags(loaded, pid, TRUSTED, 0) {
-                tracing::debug!("process {pid} was not labelled: {e}");
-            }
-        }
+        catalogue.write(ebpf)?;
+        endpoints::protect(ebpf, &catalogue.protected, &settings.engines)?;
+        self.own = std::env::current_exe().ok();
+        self.trusted = trust::trusted(&settings.trusted, self.own.as_deref());
+        trust::write(loaded, &self.trusted, &trust::inert(&catalogue.inert))?;
+        label_running(loaded, &self.trusted);
         Ok(())
+    }
+
+    fn leave_out(&mut self, mut left_out: Vec<(LeftOut, String)>) {
+        left_out.sort_unstable();
+        left_out.dedup();
+        for (why, command) in left_out.iter().filter(|one| !self.left_out.contains(one)) {
+            tracing::warn!("a client config starts a server as {command}: {why}");
+        }
+        self.left_out = left_out;
+    }
+
+    /// Trusts what has taken the place of a trusted executable. What somebody other than root can replace is
+    /// trusted as the file that it was at the start, and as no other.
+    fn refresh_trusted(&mut self, paths: &[PathBuf]) -> Result<(), KernelError> {
+        let Some(loaded) = self.loaded.as_mut() else { return Ok(()) };
+        let mut now = trust::trusted(paths, self.own.as_deref());
+        now.retain(|executable| !executable.replaceable);
+        now.extend(self.trusted.iter().filter(|executable| executable.replaceable).cloned());
+        let (new, gone): (Vec<_>, Vec<_>) = (
+            now.iter().filter(|executable| !self.trusted.contains(executable)).cloned().collect(),
+            self.trusted.iter().filter(|executable| !now.contains(executable)).cloned().collect(),
+        );
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        for executable in &new {
+            tracing::info!("{} was replaced or installed: it is trusted from now on", executable.path.display());
+        }
+        trust::forget(loaded, &gone)?;
+        trust::write(loaded, &new, &[])?;
+        label_running(loaded, &new);
+        self.trusted = now;
+        Ok(())
+    }
+}
+
+/// This process is the door whatever started it: what it was started with was root's choice.
+fn label_running(loaded: &Loaded, executables: &[Executable]) {
+    for pid in trust::running(executables).into_iter().chain([std::process::id()]) {
+        // It may have ended meanwhile.
+        if let Err(e) = set_flags(loaded, pid, TRUSTED, 0) {
+            tracing::debug!("process {pid} was not labelled: {e}");
+        }
     }
 }
 

@@ -1,28 +1,50 @@
 //! Loads the object and attaches its programs, one by one: what one kernel refuses, another takes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use super::fmod_ret;
 use super::hooks::{Role, SPECS, Spec};
 use super::offsets::{self, Resolved};
-use super::{pin, scope};
+use super::pin::Shape;
+use super::{KernelError, pin, scope, sys};
 
 /// The object that build.rs found; empty if it found none.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lazaret-ebpf.o"));
 
 /// The map of task labels.
 pub(super) const LABELS: &str = "LABELS";
+/// The program that judges an argv for user space.
+const JUDGE: &str = "judge";
+
+/// Keeps a program attached.
+pub(super) enum Link {
+    Aya(FdLink),
+    /// Of a program that aya cannot load.
+    Raw(OwnedFd),
+}
+
+impl Link {
+    /// Keeps it attached for as long as `path` is there.
+    pub(super) fn pin(self, path: &Path) -> Result<(), String> {
+        match self {
+            Link::Aya(link) => link.pin(path).map(|_| ()).map_err(|e| chain(&e)),
+            Link::Raw(fd) => sys::pin(fd.as_fd(), path).map_err(|e| e.to_string()),
+        }
+    }
+}
 
 /// One program and what became of it.
 pub(super) struct Attached {
     pub(super) spec: &'static Spec,
     /// The function that was hooked.
     pub(super) target: &'static str,
-    pub(super) link: Option<FdLink>,
+    pub(super) link: Option<Link>,
     pub(super) pinned: bool,
     pub(super) proven: bool,
     pub(super) reason: Option<String>,
@@ -32,7 +54,21 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     btf: Btf,
     resolved: Resolved,
+    /// Made when the first program needs it.
+    fmod_ret: Option<Result<fmod_ret::Loader, String>>,
     pub(super) hooks: Vec<Attached>,
+}
+
+/// The shapes of the object's maps; none if there is no object.
+pub(super) fn shapes() -> HashMap<String, Shape> {
+    let maps = aya_obj::Object::parse(OBJECT).map(|object| object.maps).unwrap_or_default();
+    let shape = |map: &aya_obj::Map| Shape {
+        kind: map.map_type(),
+        key: map.key_size(),
+        value: map.value_size(),
+        entries: map.max_entries(),
+    };
+    maps.iter().map(|(name, map)| (name.clone(), shape(map))).collect()
 }
 
 /// Makes the maps and takes the programs into memory; nothing is attached yet. The error says in
@@ -47,12 +83,12 @@ pub(super) fn load(pins: Option<&Path>) -> Result<Loaded, String> {
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf)).allow_unsupported_maps().override_global("OFFSETS", &words[..], true);
     if let Some(pins) = pins {
-        for shape in pin::TAKEN_OVER {
-            loader.map_pin_path(shape.name, pins.join(shape.name));
+        for name in pin::TAKEN_OVER {
+            loader.map_pin_path(name, pins.join(name));
         }
     }
     let ebpf = loader.load(OBJECT).map_err(|e| format!("the kernel refused the maps: {}", chain(&e)))?;
-    Ok(Loaded { ebpf, btf, resolved, hooks: Vec::new() })
+    Ok(Loaded { ebpf, btf, resolved, fmod_ret: None, hooks: Vec::new() })
 }
 
 impl Loaded {
@@ -60,16 +96,42 @@ impl Loaded {
     pub(super) fn attach(&mut self, roles: &[Role]) {
         for spec in SPECS.iter().filter(|spec| roles.contains(&spec.role)) {
             let Some(target) = self.target(spec) else { continue };
+            let start = std::time::Instant::now();
             let result = match offsets::lacks(&self.resolved.missing, spec.needs) {
                 Some(lacks) => Err(lacks),
-                None => attach(&mut self.ebpf, &self.btf, spec, target),
+                None if spec.kind == "fmod_ret" => self.attach_fmod_ret(spec, target),
+                None if spec.role == Role::UnixByName => self.attach_unix_connect(spec),
+                None => attach(&mut self.ebpf, &self.btf, spec, target).map(Link::Aya),
             };
             let (link, reason) = match result {
                 Ok(link) => (Some(link), None),
                 Err(reason) => (None, Some(reason)),
             };
+            tracing::debug!(program = spec.program, kind = spec.kind, took = ?start.elapsed(), reason, "a kernel program was tried");
             self.hooks.push(Attached { spec, target, link, pinned: false, proven: false, reason });
         }
+    }
+
+    fn attach_fmod_ret(&mut self, spec: &Spec, target: &str) -> Result<Link, String> {
+        let loader = self.fmod_ret.get_or_insert_with(|| fmod_ret::Loader::new(OBJECT, &self.ebpf));
+        match loader {
+            Ok(loader) => loader.attach(spec.program, target, &self.btf).map(Link::Raw),
+            Err(e) => Err(e.clone()),
+        }
+    }
+
+    fn attach_unix_connect(&mut self, spec: &Spec) -> Result<Link, String> {
+        let root = scope::cgroup_root().ok_or("no cgroup v2 hierarchy is mounted")?;
+        let loader = self.fmod_ret.get_or_insert_with(|| fmod_ret::Loader::new(OBJECT, &self.ebpf));
+        match loader {
+            Ok(loader) => loader.attach_unix_connect(spec.program, &root).map(Link::Raw),
+            Err(e) => Err(e.clone()),
+        }
+    }
+
+    /// Nothing more is attached that aya cannot attach.
+    pub(super) fn forget_object(&mut self) {
+        self.fmod_ret = None;
     }
 
     /// `None` if this kernel has nothing to hook there and needs nothing.
@@ -77,6 +139,29 @@ impl Loaded {
         let functions: &HashSet<&str> = &self.resolved.functions;
         let found = spec.targets.iter().find(|name| functions.contains(*name)).copied();
         if spec.optional { found } else { found.or(spec.targets.first().copied()) }
+    }
+
+    /// Takes the program into memory that judges what user space shows it. It is attached nowhere.
+    pub(super) fn load_judge(&mut self) -> Result<(), String> {
+        let program = self.ebpf.program_mut(JUDGE).ok_or("the object does not have this program")?;
+        match program {
+            Program::RawTracePoint(program) => program.load().map_err(|e| refused(&e, "raw_tp")),
+            _ => Err("it is of another kind".into()),
+        }
+    }
+
+    pub(super) fn run_judge(&self) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Judge { source };
+        let program = self.ebpf.program(JUDGE).and_then(|program| program.fd().ok());
+        let program = program.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+        sys::run_program(program.as_fd()).map_err(failed)
+    }
+
+    /// Detaches what is attached elsewhere from now on, or not at all.
+    pub(super) fn release(&mut self, role: Role) {
+        for hook in self.hooks.iter_mut().filter(|hook| hook.spec.role == role) {
+            hook.link = None;
+        }
     }
 
     pub(super) fn is_proven(&self, role: Role) -> bool {
@@ -87,19 +172,24 @@ impl Loaded {
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec, target: &str) -> Result<FdLink, String> {
     let program = ebpf.program_mut(spec.program).ok_or("the object does not have this program")?;
-    attach_program(program, btf, target).map_err(|e| match &e {
+    attach_program(program, btf, target).map_err(|e| refused(&e, spec.kind))
+}
+
+/// What a kernel says against a program, in plain words.
+fn refused(e: &ProgramError, kind: &str) -> String {
+    match e {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let last = log.lines().rev().find(|line| !is_statistics(line)).unwrap_or("");
+            let last = last_words(&log);
             match io_error.raw_os_error() {
                 Some(libc::EPERM | libc::EACCES) if last.is_empty() => {
-                    format!("the kernel refuses {} programs ({io_error})", spec.kind)
+                    format!("the kernel refuses {kind} programs ({io_error})")
                 }
                 _ => format!("the kernel refused the program: {io_error}: {last}"),
             }
         }
-        _ => format!("cannot attach: {}", chain(&e)),
-    })
+        _ => format!("cannot attach: {}", chain(e)),
+    }
 }
 
 fn attach_program(program: &mut Program, btf: &Btf, target: &str) -> Result<FdLink, ProgramError> {
@@ -133,6 +223,11 @@ fn attach_program(program: &mut Program, btf: &Btf, target: &str) -> Result<FdLi
         }
         _ => return Err(ProgramError::UnexpectedProgramType),
     })
+}
+
+/// Why the verifier refused, as it says last of all.
+pub(super) fn last_words(log: &str) -> &str {
+    log.lines().rev().find(|line| !is_statistics(line)).unwrap_or("")
 }
 
 /// What the verifier says at the end of every log.

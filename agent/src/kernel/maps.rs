@@ -76,6 +76,13 @@ pub(super) fn set_at<const V: usize>(
     array.set(index, bytes(value), 0).map_err(failed(name))
 }
 
+pub(super) fn get_at<const V: usize, T: Plain>(ebpf: &Ebpf, name: &'static str, index: u32) -> Result<T, KernelError> {
+    let map = ebpf.map(name).ok_or_else(|| missing(name))?;
+    let array: Array<_, [u8; V]> = Array::try_from(map).map_err(failed(name))?;
+    let value = array.get(&index, 0).map_err(failed(name))?;
+    T::read(&value).ok_or_else(|| missing(name))
+}
+
 pub(super) fn settings(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), KernelError> {
     set_at::<{ size_of::<Settings>() }>(ebpf, "SETTINGS", 0, settings)
 }
@@ -101,6 +108,15 @@ fn sum(ebpf: &Ebpf, name: &'static str, slot: u32) -> u64 {
 
 pub(super) fn fired(ebpf: &Ebpf, hook: Hook) -> u64 {
     sum(ebpf, "FIRED", hook as u32)
+}
+
+/// How often the kernel skipped the program: it says so where a process looks at its own descriptors. Linux 5.12.
+pub(super) fn skipped(ebpf: &Ebpf, program: &str) -> u64 {
+    let Some(Ok(fd)) = ebpf.program(program).map(aya::programs::Program::fd) else { return 0 };
+    let info = format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    let text = std::fs::read_to_string(info).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 pub(super) fn counter(ebpf: &Ebpf, slot: u32) -> u64 {

@@ -5,24 +5,34 @@
 //! Nothing is reported as active that was not seen firing.
 
 mod btf;
+pub mod candidates;
 mod catalogue;
+pub mod endpoints;
 mod entries;
 mod event;
 mod events;
+mod fmod_ret;
 mod guard;
 #[cfg(test)]
 mod handshake_tests;
+pub mod hold;
 mod hooks;
+#[cfg(test)]
+mod http_tests;
 mod load;
 mod maps;
 mod offsets;
 mod pin;
+mod protect;
 mod prove;
 mod report;
+mod running;
 mod scope;
 pub mod shadow;
 mod sys;
+pub mod tree;
 mod trust;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,7 +43,9 @@ pub use crate::config::{Evidence, Mode, Scope};
 pub use event::{Action, Ancestor, EventKind, KernelEvent};
 pub use guard::Guard;
 pub use pin::detach_pinned;
+pub use protect::protect_self;
 pub use report::{Hook, KernelReport};
+pub use upgrade::follow_upgrades;
 
 /// What a guard is started with.
 #[derive(Debug, Clone)]
@@ -41,6 +53,10 @@ pub struct KernelSettings {
     pub mode: Mode,
     /// A mode for one kind of evidence that differs from `mode`.
     pub evidence: BTreeMap<Evidence, Mode>,
+    /// What happens to connects of processes below an MCP client that nothing convicts.
+    pub connect_below_clients: Mode,
+    /// Sockets of container engines, beside those that are known.
+    pub engines: Vec<PathBuf>,
     pub scope: Scope,
     /// Directory in a bpffs where links and maps are pinned.
     pub bpf_dir: PathBuf,
@@ -56,9 +72,9 @@ pub struct KernelSettings {
 pub enum Backend {
     /// Exec, handshake, and a synchronous deny on connect. Linux 5.17, `bpf` in the LSM list.
     Lsm,
-    /// Exec, handshake, and a kill on connect. Linux 5.17.
+    /// The same by changing what kernel functions return; a kill on connect where that cannot be. Linux 5.17.
     Tracing,
-    /// Exec, and a deny on inet connect; no handshake.
+    /// Exec, connects by cgroup, handshakes by tracepoints: in pipes only while a candidate is open.
     Tracepoint,
     /// Nothing is attached.
     ObserveOnly,
@@ -81,6 +97,8 @@ pub struct ConfigEntry {
     pub id: u64,
     pub command: String,
     pub args: Vec<String>,
+    /// Whose processes it convicts; `None`: everybody's.
+    pub uid: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +119,8 @@ pub enum KernelError {
     TooManyEntries { count: usize, max: usize },
     #[error("cannot signal process {pid}: {source}; it may have ended")]
     Signal { pid: u32, source: std::io::Error },
+    #[error("cannot have the kernel judge what runs already: {source}; `lazaret doctor` shows the state of the guard")]
+    Judge { source: std::io::Error },
     #[error("cannot {action}: no kernel programs are loaded ({reason}); `lazaret doctor` says how to mend it")]
     NotLoaded { action: &'static str, reason: String },
     #[error("the built-in launcher catalogue is wrong: {0}; this is a fault of this build")]

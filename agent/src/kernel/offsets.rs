@@ -26,7 +26,20 @@ pub(super) const FUNCTIONS: &[&str] = &[
     "fifo_pipe_write",
     "unix_stream_recvmsg",
     "unix_stream_sendmsg",
+    "unix_dgram_sendmsg",
+    "__unix_dgram_recvmsg",
+    "do_splice",
+    "do_tee",
+    "__splice_from_pipe",
+    "splice_file_to_pipe",
+    "unix_stream_sendpage",
+    "pty_write",
+    "n_tty_read",
+    "pty_close",
     "security_socket_connect",
+    "dequeue_signal",
+    "security_socket_sendmsg",
+    "security_unix_stream_connect",
 ];
 
 pub(super) struct Resolved {

@@ -1,9 +1,11 @@
 //! Links and labels in a bpffs: enforcement outlives the daemon, and the next one takes over.
 //!
-//! The invariant is that there is no gap: new programs are attached before the old links go.
-//! A pinned map is reopened by the kernel without a check of its shape, so that the directory must
-//! belong to root alone, and the shape is checked here.
+//! The invariant is that there is no gap: the old links go when the new programs are attached and know all
+//! that the old ones knew. A pinned map is reopened by the kernel without a check of its shape, so that the
+//! directory must belong to root alone, and the shape is checked here. A map of another version's shape stays
+//! with that version's programs; of the labels in it is carried over what both understand.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -11,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo, MapType};
-use lazaret_common::label::Label;
-use lazaret_common::settings::{EntryKey, Settings};
+use lazaret_common::settings::Settings;
 
+use super::hooks::Role;
 use super::load::{Attached, LABELS};
 use super::{KernelError, maps, sys};
 
@@ -22,28 +24,31 @@ const LINK_PREFIX: &str = "link_";
 /// Pinned so that `lazaret daemon --detach` can end all enforcement at once.
 const SETTINGS: &str = "SETTINGS";
 
-/// A map that the next daemon takes over.
+/// Behind the name of a map of another shape, until its daemon's programs are gone.
+const BEFORE: &str = "_before";
+/// Behind the name of what stands beside its predecessor.
+const FRESH: &str = "_new";
+
+/// What tells one version of a map from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
-    pub(super) name: &'static str,
-    kind: MapType,
-    key: u32,
-    value: u32,
+    pub(super) kind: u32,
+    pub(super) key: u32,
+    pub(super) value: u32,
+    pub(super) entries: u32,
 }
 
-/// Labels, or approvals and shadows would be forgotten; and the config entries, which the new
-/// daemon knows only after it has read the configs again.
-pub(super) const TAKEN_OVER: &[Shape] = &[
-    Shape { name: LABELS, kind: MapType::TaskStorage, key: 4, value: size_of::<Label>() as u32 },
-    Shape { name: "ENTRIES", kind: MapType::Hash, key: size_of::<EntryKey>() as u32, value: 8 },
-    Shape { name: "ENTRY_LENGTHS", kind: MapType::Hash, key: 4, value: 4 },
-];
+/// Maps that the next daemon takes over. Labels, or approvals and shadows would be forgotten; the config
+/// entries, which the new daemon knows only after it has read the configs again; and the messages that were
+/// written and not yet read.
+pub(super) const TAKEN_OVER: &[&str] = &[LABELS, "ENTRIES", "ENTRY_LENGTHS", "CHANNELS", "PARTIALS", "NOTED"];
 
 /// Makes `dir` in a bpffs and checks that only root can write there. Says whether maps of an
 /// earlier daemon are in it.
 ///
 /// The returned file is the lock on the directory: as long as it is open, no other daemon takes
 /// over what this one guards.
-pub(super) fn prepare(dir: &Path) -> Result<(bool, fs::File), KernelError> {
+pub(super) fn prepare(dir: &Path, shapes: &HashMap<String, Shape>) -> Result<(bool, fs::File), KernelError> {
     let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
     let parent = existing_parent(dir);
     if sys::file_system(&parent).map_err(|e| failed(e.to_string()))? != BPF_FS_MAGIC {
@@ -65,8 +70,8 @@ pub(super) fn prepare(dir: &Path) -> Result<(bool, fs::File), KernelError> {
         Err(fs::TryLockError::Error(e)) => return Err(failed(e.to_string())),
     }
     let mut found = false;
-    for shape in TAKEN_OVER {
-        found |= check(&dir.join(shape.name), shape).map_err(|e| failed(e.to_string()))?;
+    for name in TAKEN_OVER {
+        found |= check(dir, name, shapes.get(*name)).map_err(|e| failed(e.to_string()))?;
     }
     Ok((found, lock))
 }
@@ -75,39 +80,73 @@ fn existing_parent(dir: &Path) -> PathBuf {
     dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).into()
 }
 
-/// Removes a map of another shape: one of another version of Lazaret. Says whether one is left.
-fn check(path: &Path, shape: &Shape) -> io::Result<bool> {
+/// Puts a map of another shape aside: one of another version of Lazaret. Says whether there was a map.
+fn check(dir: &Path, name: &str, shape: Option<&Shape>) -> io::Result<bool> {
+    let path = dir.join(name);
     if !path.exists() {
         return Ok(false);
     }
-    let fits = MapInfo::from_pin(path).is_ok_and(|info| {
-        info.map_type().is_ok_and(|kind| kind == shape.kind)
-            && (info.key_size(), info.value_size()) == (shape.key, shape.value)
+    let found = MapInfo::from_pin(&path).ok().and_then(|info| {
+        let kind = info.map_type().ok()? as u32;
+        Some(Shape { kind, key: info.key_size(), value: info.value_size(), entries: info.max_entries() })
     });
-    if !fits {
-        fs::remove_file(path)?;
+    // The kernel rounds nothing, but a map without elements of its own may say 0 or 1.
+    let fits = |found: &Shape, shape: &Shape| {
+        (found.kind, found.key, found.value) == (shape.kind, shape.key, shape.value)
+            && (found.entries == shape.entries || shape.kind == MapType::TaskStorage as u32)
+    };
+    if !found.zip(shape).is_some_and(|(found, shape)| fits(&found, shape)) {
+        tracing::info!("the kernel map {name} is of another version of Lazaret");
+        fs::rename(&path, dir.join(format!("{name}{BEFORE}")))?;
     }
-    Ok(fits)
+    Ok(true)
 }
 
-/// Pins the links of the proven hooks over those of the daemon before, and removes the ones that
-/// have no successor.
+/// The labels of another version, with the sizes that it gave them.
+pub(super) fn labels_before(dir: &Path) -> Option<(MapData, MapInfo)> {
+    let path = dir.join(format!("{LABELS}{BEFORE}"));
+    let info =
+        MapInfo::from_pin(&path).ok().filter(|info| info.map_type().is_ok_and(|kind| kind == MapType::TaskStorage));
+    Some((MapData::from_pin(&path).ok()?, info?))
+}
+
+/// Where the link of a program is pinned.
+pub(super) fn link_path(dir: &Path, program: &str) -> PathBuf {
+    dir.join(format!("{LINK_PREFIX}{program}"))
+}
+
+/// Pins the links of the proven hooks beside those of the daemon before.
 pub(super) fn links(dir: &Path, hooks: &mut [Attached]) -> Result<(), KernelError> {
     let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
-    let mut kept = Vec::new();
     for hook in hooks.iter_mut() {
+        // A candidate must not wait for a daemon that has gone.
+        if hook.spec.role == Role::Candidates {
+            continue;
+        }
         let Some(link) = hook.link.take() else { continue };
-        let name = format!("{LINK_PREFIX}{}", hook.spec.program);
-        let fresh = dir.join(format!("{name}_new"));
+        let fresh = dir.join(format!("{LINK_PREFIX}{}{FRESH}", hook.spec.program));
         let _ = fs::remove_file(&fresh);
-        link.pin(&fresh).map_err(|e| failed(super::load::chain(&e)))?;
-        fs::rename(&fresh, dir.join(&name)).map_err(|e| failed(e.to_string()))?;
+        link.pin(&fresh).map_err(failed)?;
         hook.pinned = true;
+    }
+    Ok(())
+}
+
+/// Puts the links in the place of those of the daemon before, and removes what has no successor.
+pub(super) fn settle(dir: &Path, hooks: &[Attached]) -> Result<(), KernelError> {
+    let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
+    let mut kept = Vec::new();
+    for hook in hooks.iter().filter(|hook| hook.pinned) {
+        let name = format!("{LINK_PREFIX}{}", hook.spec.program);
+        let fresh = dir.join(format!("{name}{FRESH}"));
+        if fresh.exists() {
+            fs::rename(fresh, dir.join(&name)).map_err(|e| failed(e.to_string()))?;
+        }
         kept.push(name);
     }
     for entry in fs::read_dir(dir).map_err(|e| failed(e.to_string()))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(LINK_PREFIX) && !kept.contains(&name) {
+        if name.starts_with(LINK_PREFIX) && !kept.contains(&name) || name.ends_with(BEFORE) {
             fs::remove_file(entry.path()).map_err(|e| failed(e.to_string()))?;
         }
     }
@@ -118,7 +157,7 @@ pub(super) fn links(dir: &Path, hooks: &mut [Attached]) -> Result<(), KernelErro
 pub(super) fn settings(dir: &Path, ebpf: &Ebpf) -> Result<(), KernelError> {
     let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
     let map = ebpf.map(SETTINGS).ok_or_else(|| maps::missing(SETTINGS))?;
-    let fresh = dir.join(format!("{SETTINGS}_new"));
+    let fresh = dir.join(format!("{SETTINGS}{FRESH}"));
     let _ = fs::remove_file(&fresh);
     map.pin(&fresh).map_err(|e| failed(super::load::chain(&e)))?;
     fs::rename(&fresh, dir.join(SETTINGS)).map_err(|e| failed(e.to_string()))
@@ -151,7 +190,7 @@ pub fn detach_pinned(dir: &Path) -> Result<usize, KernelError> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(SETTINGS)
-            || TAKEN_OVER.iter().any(|shape| shape.name == name)
+            || TAKEN_OVER.iter().any(|taken| name.strip_suffix(BEFORE).unwrap_or(&name) == *taken)
             || name.starts_with(LINK_PREFIX)
         {
             fs::remove_file(entry.path()).map_err(|e| failed(e.to_string()))?;

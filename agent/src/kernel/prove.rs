@@ -3,7 +3,9 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::UdpSocket;
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -47,24 +49,77 @@ fn lsm_list() -> String {
 
 fn fire(hook: Hook) -> io::Result<()> {
     match hook {
-        Hook::Exec | Hook::Fork | Hook::TaskAlloc => run_something(),
+        Hook::Exec | Hook::Fork | Hook::TaskAlloc | Hook::PrepareExec | Hook::PrepareExecFentry => run_something(),
+        // Who may read that of another process is asked the same question as who wants to write into it.
+        Hook::Ptrace => std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).map(drop),
         Hook::PipeWrite | Hook::PipeRead => {
             let (mut reader, mut writer) = io::pipe()?;
             writer.write_all(b"x")?;
             reader.read_exact(&mut [0])
         }
         Hook::FifoWrite | Hook::FifoRead => through_a_fifo(),
-        Hook::UnixSend | Hook::UnixRecv => {
+        Hook::UnixSend | Hook::UnixRecv | Hook::SocketSend => {
             let (mut one, mut other) = UnixStream::pair()?;
             one.write_all(b"x")?;
             other.read_exact(&mut [0])
         }
-        Hook::ConnectLsm | Hook::ConnectFentry => {
+        Hook::PacketSend | Hook::PacketRecv => {
+            let (one, other) = UnixDatagram::pair()?;
+            one.send(b"x")?;
+            other.recv(&mut [0]).map(drop)
+        }
+        Hook::Splices | Hook::Spliced | Hook::Tees | Hook::Teed | Hook::FromPipe => {
+            let (from, mut writer) = io::pipe()?;
+            writer.write_all(b"xx")?;
+            let (mut reader, to) = io::pipe()?;
+            sys::tee(from.as_fd(), to.as_fd(), 1)?;
+            sys::splice(from.as_fd(), to.as_fd(), 1)?;
+            sys::copy_out(from.as_fd(), &mut [0])?;
+            reader.read_exact(&mut [0; 2])
+        }
+        Hook::UnixSendPage => {
+            let (one, mut other) = UnixStream::pair()?;
+            let file = std::fs::File::open("/proc/self/exe")?;
+            sys::send_file(file.as_fd(), one.as_fd(), 1)?;
+            other.read_exact(&mut [0])
+        }
+        Hook::FileToPipe => {
+            let (mut reader, to) = io::pipe()?;
+            let file = std::fs::File::open("/proc/self/exe")?;
+            sys::splice(file.as_fd(), to.as_fd(), 1)?;
+            reader.read_exact(&mut [0])
+        }
+        Hook::TerminalWrite | Hook::TerminalRead | Hook::TerminalEnd => {
+            let (mut master, mut slave) = sys::open_terminal()?;
+            master.write_all(b"x\n")?;
+            slave.read_exact(&mut [0; 2])
+        }
+        Hook::Connect | Hook::ConnectFentry | Hook::ConnectUnix => {
             // The hook runs before the path is looked up.
             // A connect that fails is as good as one that works.
             let _ = UnixStream::connect("/nonexistent/lazaret-probe");
             Ok(())
         }
+        Hook::UnixConnect | Hook::UnixConnectFentry => {
+            let name = format!("lazaret-probe-{}", std::process::id());
+            let address = SocketAddr::from_abstract_name(name)?;
+            let listener = UnixListener::bind_addr(&address)?;
+            UnixStream::connect_addr(&address).and(listener.accept()).map(|_| ())
+        }
+        Hook::Resumed | Hook::SignalGenerate | Hook::SignalDeliver => sys::take_a_signal(),
+        Hook::Judge => Ok(()),
+        Hook::Candidate => run_something(),
+        Hook::SysEnter | Hook::SysExit => {
+            let (mut reader, mut writer) = io::pipe()?;
+            writer.write_all(b"x")?;
+            reader.read_exact(&mut [0])
+        }
+        Hook::SocketSent | Hook::SocketReceived => {
+            let (mut one, mut other) = UnixStream::pair()?;
+            one.write_all(b"x")?;
+            other.read_exact(&mut [0])
+        }
+        Hook::RingComplete => sys::ring_nothing(),
         Hook::Connect4 => UdpSocket::bind("0.0.0.0:0")?.connect("127.0.0.1:9"),
         Hook::Connect6 => UdpSocket::bind("[::]:0")?.connect("[::1]:9"),
     }

@@ -30,6 +30,43 @@ pub(super) fn apply(scope: &Scope, settings: &mut Settings) -> Result<(), Kernel
     Ok(())
 }
 
+/// Whether a process is in scope by what it is now. One that was born there and moved out has a label.
+pub(super) fn contains(scope: &Scope, pid: u32) -> bool {
+    match scope {
+        Scope::Host => true,
+        Scope::Uid(uid) => real_uid(pid) == Some(*uid),
+        Scope::Cgroup(path) => {
+            in_hierarchy(path).is_ok_and(|scope| cgroup_of(pid).is_some_and(|dir| dir.starts_with(scope)))
+        }
+    }
+}
+
+pub(super) fn real_uid(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+}
+
+/// The directory of the process's cgroup in the v2 hierarchy, without symbolic links.
+pub(super) fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounted(&mounts, Path::new(path))?.canonicalize().ok()
+}
+
+/// Where the cgroup that `/proc/PID/cgroup` names `path` is mounted. `None` for one that is not below the mount: where
+/// only a part of the hierarchy is mounted, most of it is not.
+fn mounted(mountinfo: &str, path: &Path) -> Option<PathBuf> {
+    mountinfo
+        .lines()
+        .filter(|line| line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup2 ")))
+        .find_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            let root = fields.next()?;
+            Some(Path::new(fields.next()?).join(path.strip_prefix(root).ok()?))
+        })
+}
+
 /// The directory in the cgroup v2 hierarchy: named by its path, or as `/proc/PID/cgroup` names it.
 fn in_hierarchy(path: &Path) -> Result<PathBuf, String> {
     let named = path.canonicalize();
@@ -82,6 +119,17 @@ mod tests {
     const HYBRID: &str = "30 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
         31 30 0:27 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw\n\
         32 30 0:28 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+
+    #[test]
+    fn a_cgroup_above_a_mount_of_a_part_is_not_taken_for_the_part() {
+        let part = "31 30 0:27 /run-1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mounted(part, Path::new("/run-1/judged")), Some("/sys/fs/cgroup/judged".into()));
+        assert_eq!(mounted(part, Path::new("/run-1")), Some("/sys/fs/cgroup".into()));
+        for other in ["/", "/run-10", "/system.slice/ssh.service"] {
+            assert_eq!(mounted(part, Path::new(other)), None, "{other}");
+        }
+        assert_eq!(mounted(HYBRID, Path::new("/a")), Some("/sys/fs/cgroup/unified/a".into()));
+    }
 
     #[test]
     fn the_level_counts_from_the_mount_wherever_it_is() {

@@ -8,13 +8,15 @@ mod clients;
 mod process;
 mod record;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lazaret_common::settings::MAX_ENTRIES;
 use sha2::{Digest as _, Sha256};
 
+use super::hold::Flagged;
+use super::tree::Process;
 use super::{Action, ConfigEntry, EventKind, Guard, KernelEvent};
 use crate::admission::clients::Scan;
 use crate::admission::{Admission, AdmissionError, LaunchDefinition, Server, launch, valid_name};
@@ -25,11 +27,12 @@ use crate::store::{Store, StoreError};
 pub use clients::ConfigSource;
 use clients::Known;
 pub use record::{SeenProcess, ShadowSpawn, ShadowState};
-use record::{merge, new_record};
+use record::{merge, new_record, to_forget};
 
-/// Process trees that are told apart; forgetting one costs a second record, no verdict.
-const MAX_TREES: usize = 1 << 16;
-/// Records that are kept; beyond that the oldest that nobody has decided on make room.
+/// Process trees of one user that are told apart; forgetting one costs a second record, no verdict.
+const MAX_TREES: usize = 1 << 14;
+/// Records that are kept; beyond that the oldest that nobody has decided on make room, first those of the user
+/// who has the most.
 const MAX_RECORDS: usize = 10_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +71,10 @@ pub struct Shadows {
     known: RwLock<Known>,
     /// Record of what was denied for good, by the kernel's number for it and the user.
     denied: RwLock<HashMap<(u64, u32), String>>,
-    /// The kernel's number for a process tree -> the record that it belongs to.
-    trees: Mutex<HashMap<u64, String>>,
+    /// By user, the kernel's number for a process tree -> the record that it belongs to.
+    trees: Mutex<HashMap<u32, HashMap<u64, String>>>,
+    /// Something is held, as far as is known.
+    holding: AtomicBool,
     digests: process::Digests,
     /// Records made since the start.
     created: AtomicUsize,
@@ -85,6 +90,7 @@ impl Shadows {
             known: RwLock::default(),
             denied: RwLock::default(),
             trees: Mutex::default(),
+            holding: AtomicBool::new(true),
             digests: process::Digests::default(),
             created: AtomicUsize::new(0),
         }
@@ -105,7 +111,7 @@ impl Shadows {
         for shadow in denied {
             match shadow.argv.split_first() {
                 Some((command, args)) if !shadow.argv_truncated => {
-                    let mut entry = clients::entry(command, args);
+                    let mut entry = clients::entry(command, args, Some(shadow.uid));
                     // Under the number of the config entry, if it had one: it stays the same record.
                     entry.id = shadow.config_entry.unwrap_or(entry.id);
                     records.insert((entry.id, shadow.uid), shadow.id);
@@ -115,7 +121,7 @@ impl Shadows {
             }
         }
         let known = Known::of(scan, (MAX_ENTRIES as usize).saturating_sub(entries.len()));
-        entries.extend(known.entries().cloned());
+        entries.extend(known.entries());
         entries.truncate(MAX_ENTRIES as usize);
         self.guard.set_config_entries(&entries).map_err(|source| ShadowError::Kernel { id: "(all)".into(), source })?;
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
@@ -174,8 +180,13 @@ impl Shadows {
         self.audit.record(entry)?;
         // A denial needs no second look: what the kernel only holds ends, not an instruction of it ran.
         // One that is gone by now has no start time, and its pid may be somebody else's.
-        if shadow.state == ShadowState::Denied && event.action == Action::Held && seen.started.is_some() {
-            self.kill_all(&shadow, &[event.pid])?;
+        if event.action == Action::Held {
+            self.holding.store(true, Ordering::Relaxed);
+            if shadow.state == ShadowState::Denied
+                && let Some(process) = seen.process()
+            {
+                self.kill_all(&shadow, &[process], &HashSet::from([event.shadow]))?;
+            }
         }
         Ok(Some(shadow))
     }
@@ -186,9 +197,8 @@ impl Shadows {
             return Ok(());
         }
         let all = self.list()?;
-        let undecided = all.iter().rev().filter(|shadow| shadow.state == ShadowState::New);
-        for shadow in undecided.take(all.len().saturating_sub(MAX_RECORDS)) {
-            self.store.delete::<ShadowSpawn>(&shadow.id)?;
+        for id in to_forget(&all, all.len().saturating_sub(MAX_RECORDS)) {
+            self.store.delete::<ShadowSpawn>(id)?;
         }
         Ok(())
     }
@@ -243,12 +253,17 @@ impl Shadows {
         if shadow.state == ShadowState::Denied {
             return Err(ShadowError::Denied { id: shadow.id });
         }
-        let held: Vec<u32> = process::alive(&shadow).filter(|p| p.held).map(|p| p.pid).collect();
-        if held.is_empty() {
-            return Err(ShadowError::NothingHeld { id: shadow.id, action: action_name(shadow.action) });
+        let ids = self.numbers(&shadow);
+        let mut held: HashSet<Process> =
+            process::alive(&shadow).filter(|p| p.held).filter_map(SeenProcess::process).collect();
+        held.extend(self.guard.flagged().iter().filter(|f| f.held && ids.contains(&f.shadow)).map(|f| f.process));
+        let mut released = 0;
+        for process in held {
+            let result = self.guard.release(process);
+            released += usize::from(result.map_err(|source| ShadowError::Kernel { id: shadow.id.clone(), source })?);
         }
-        for pid in held {
-            self.guard.release(pid).map_err(|source| ShadowError::Kernel { id: shadow.id.clone(), source })?;
+        if released == 0 {
+            return Err(ShadowError::NothingHeld { id: shadow.id, action: action_name(shadow.action) });
         }
         self.transition(&shadow.id, ShadowState::Released, by, None)
     }
@@ -256,17 +271,56 @@ impl Shadows {
     /// Processes that are stopped and wait for a decision.
     pub fn held(&self) -> Result<Vec<u32>, ShadowError> {
         let all = self.list()?;
-        Ok(all.iter().flat_map(|shadow| process::alive(shadow).filter(|p| p.held).map(|p| p.pid)).collect())
+        let recorded = all.iter().flat_map(|shadow| process::alive(shadow).filter(|p| p.held).map(|p| p.pid));
+        let labelled = self.guard.flagged().into_iter().filter(|f| f.held).map(|f| f.process.pid);
+        let held: BTreeSet<u32> = recorded.chain(labelled).collect();
+        Ok(held.into_iter().collect())
+    }
+
+    /// Looks after what the kernel holds: stops again what somebody made run, and returns an event for each
+    /// process that no record knows: its event was lost, or the records were.
+    pub fn forgotten(&self) -> Result<Vec<KernelEvent>, ShadowError> {
+        if !self.holding.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let held: Vec<Flagged> = self.guard.flagged().into_iter().filter(|flagged| flagged.held).collect();
+        if held.is_empty() {
+            self.holding.store(false, Ordering::Relaxed);
+            return Ok(Vec::new());
+        }
+        for flagged in held.iter().filter(|flagged| !flagged.stopped) {
+            self.guard
+                .stop(flagged.process)
+                .map_err(|source| ShadowError::Kernel { id: format!("(process {})", flagged.process.pid), source })?;
+        }
+        let all = self.list()?;
+        let known: HashSet<Process> =
+            all.iter().flat_map(|s| s.processes.iter().filter(|p| p.held).filter_map(SeenProcess::process)).collect();
+        let unknown = held.iter().filter(|flagged| !known.contains(&flagged.process));
+        Ok(unknown.filter_map(|flagged| self.guard.describe_held(flagged)).collect())
+    }
+
+    /// An event was lost: perhaps one of a process that is held.
+    pub fn look_again(&self) {
+        self.holding.store(true, Ordering::Relaxed);
+    }
+
+    /// The kernel's numbers for the process trees of a record.
+    fn numbers(&self, shadow: &ShadowSpawn) -> HashSet<u64> {
+        let mut numbers: HashSet<u64> = shadow.processes.iter().map(|p| p.shadow).collect();
+        let trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = trees.get(&shadow.uid).into_iter().flatten();
+        numbers.extend(of_user.filter(|(_, id)| **id == shadow.id).map(|(number, _)| *number));
+        numbers.remove(&0);
+        numbers
     }
 
     /// Ends every living process of the record, and their children.
     pub fn kill(&self, id: &str, by: &str) -> Result<ShadowSpawn, ShadowError> {
         let shadow = self.get(id)?;
-        let alive: Vec<u32> = process::alive(&shadow).map(|p| p.pid).collect();
-        if alive.is_empty() {
+        if self.kill_tree(&shadow)? == 0 {
             return Err(ShadowError::NothingAlive { id: shadow.id });
         }
-        self.kill_all(&shadow, &alive)?;
         self.transition(&shadow.id, ShadowState::Killed, by, None)
     }
 
@@ -274,16 +328,18 @@ impl Shadows {
     /// a config or of the catalogue stays known to the kernel when the config changes.
     pub fn deny(&self, id: &str, by: &str) -> Result<ShadowSpawn, ShadowError> {
         let shadow = self.get(id)?;
-        let alive: Vec<u32> = process::alive(&shadow).map(|p| p.pid).collect();
-        self.kill_all(&shadow, &alive)?;
+        self.kill_tree(&shadow)?;
         self.transition(&shadow.id, ShadowState::Denied, by, None)
     }
 
-    fn kill_all(&self, shadow: &ShadowSpawn, pids: &[u32]) -> Result<(), ShadowError> {
-        for pid in pids {
-            self.guard.kill_tree(*pid).map_err(|source| ShadowError::Kernel { id: shadow.id.clone(), source })?;
-        }
-        Ok(())
+    /// Ends every process of the record, and whatever descends from one. Returns how many that were.
+    fn kill_tree(&self, shadow: &ShadowSpawn) -> Result<usize, ShadowError> {
+        let roots: Vec<Process> = process::alive(shadow).filter_map(SeenProcess::process).collect();
+        self.kill_all(shadow, &roots, &self.numbers(shadow))
+    }
+
+    fn kill_all(&self, shadow: &ShadowSpawn, roots: &[Process], numbers: &HashSet<u64>) -> Result<usize, ShadowError> {
+        self.guard.kill(roots, numbers).map_err(|source| ShadowError::Kernel { id: shadow.id.clone(), source })
     }
 
     fn transition(
@@ -354,6 +410,7 @@ impl Shadows {
             return id.clone();
         }
         let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let trees = trees.entry(event.uid).or_default();
         if event.shadow != 0
             && let Some(id) = trees.get(&event.shadow)
         {

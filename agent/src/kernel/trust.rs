@@ -4,11 +4,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use lazaret_common::environment;
+use lazaret_common::label::{FOR_ROOT, INERT, TRUSTED};
+use lazaret_common::plain::Plain as _;
 use lazaret_common::settings::ExecutableKey;
 
-use super::sys;
+use super::load::Loaded;
+use super::{KernelError, maps, sys};
 
 /// An executable and how the kernel numbers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Executable {
     pub(super) path: PathBuf,
     pub(super) key: ExecutableKey,
@@ -17,6 +22,8 @@ pub(super) struct Executable {
     pub(super) uid: u32,
     /// Somebody other than root can put another program in its place.
     pub(super) replaceable: bool,
+    /// Trusted where root runs it, and nowhere else.
+    for_root: bool,
 }
 
 /// `None` if there is no such file.
@@ -26,11 +33,51 @@ pub(super) fn identify(path: &Path) -> Option<Executable> {
     let (dev, inode) = sys::kernel_identity(&file).ok()?;
     Some(Executable {
         path: path.into(),
-        key: ExecutableKey { inode, dev, reserved: 0 },
+        key: ExecutableKey { inode, dev, uid: meta.uid() },
         stat: (meta.dev(), meta.ino()),
         uid: meta.uid(),
         replaceable: meta.uid() != 0 || meta.mode() & 0o022 != 0,
+        for_root: false,
     })
+}
+
+/// The executables at `paths` that are trusted: `own` is the door itself, for everybody; all others carry its
+/// messages, as root's services.
+pub(super) fn trusted(paths: &[PathBuf], own: Option<&Path>) -> Vec<Executable> {
+    let mut found: Vec<Executable> = paths.iter().filter_map(|path| identify(path)).collect();
+    for executable in &mut found {
+        executable.for_root = Some(executable.path.as_path()) != own;
+    }
+    // Somebody else could put another program there: trusted only where it is this very binary.
+    found.retain(|executable| !executable.replaceable || !executable.for_root);
+    found.dedup_by(|a, b| a.key == b.key);
+    found
+}
+
+/// Tells the kernel of trusted and inert executables.
+pub(super) fn write(loaded: &mut Loaded, trusted: &[Executable], inert: &[Executable]) -> Result<(), KernelError> {
+    const KEY: usize = size_of::<ExecutableKey>();
+    let mut table = maps::table::<KEY, 4>(&mut loaded.ebpf, "EXECUTABLES")?;
+    let trusted =
+        trusted.iter().map(|executable| (executable, TRUSTED | if executable.for_root { FOR_ROOT } else { 0 }));
+    for (executable, flags) in inert.iter().map(|executable| (executable, INERT)).chain(trusted) {
+        table.put_bytes(bytes(executable), flags.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+/// What was replaced is trusted no more: its number may come to be another file's.
+pub(super) fn forget(loaded: &mut Loaded, gone: &[Executable]) -> Result<(), KernelError> {
+    const KEY: usize = size_of::<ExecutableKey>();
+    let mut table = maps::table::<KEY, 4>(&mut loaded.ebpf, "EXECUTABLES")?;
+    gone.iter().for_each(|executable| table.remove(bytes(executable)));
+    Ok(())
+}
+
+fn bytes(executable: &Executable) -> [u8; size_of::<ExecutableKey>()] {
+    let mut key = [0; size_of::<ExecutableKey>()];
+    key.copy_from_slice(executable.key.bytes());
+    key
 }
 
 /// The root-owned tools of these names in the usual directories. On a system where one program
@@ -51,23 +98,76 @@ fn links(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |meta| meta.nlink())
 }
 
-/// Processes that run one of the executables now.
+/// Processes that run one of the executables now, and nothing else in the same memory.
 pub(super) fn running(executables: &[Executable]) -> Vec<u32> {
-    processes()
-        .filter(|pid| {
-            fs::metadata(format!("/proc/{pid}/exe"))
-                .is_ok_and(|meta| executables.iter().any(|e| e.stat == (meta.dev(), meta.ino())))
+    let runs = |pid: &u32| {
+        let stat = fs::metadata(format!("/proc/{pid}/exe")).map(|meta| (meta.dev(), meta.ino())).ok()?;
+        executables.iter().find(|executable| executable.stat == stat)
+    };
+    processes().filter(|pid| runs(pid).is_some_and(|executable| deserves(*pid, executable))).collect()
+}
+
+/// As the kernel judges a new image, as far as that can be seen afterwards.
+fn deserves(pid: u32, executable: &Executable) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse::<u32>().ok())
+    };
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    if namespace(&pid.to_string()).is_none_or(|theirs| Some(theirs) != namespace("self")) {
+        return false;
+    }
+    if executable.for_root {
+        return field("Uid:") == Some(0);
+    }
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let name = |variable: &[u8]| variable.split(|byte| *byte == b'=').next().unwrap_or_default().to_vec();
+    field("TracerPid:") == Some(0)
+        && !environment.split(|byte| *byte == 0).any(|variable| environment::loads_code(&name(variable)))
+        && fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| only_roots_code(pid, &maps, executable))
+}
+
+/// Whether every executable mapping is of the executable itself or of a file that only root can change.
+fn only_roots_code(pid: u32, maps: &str, executable: &Executable) -> bool {
+    maps.lines().all(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some(rights)) = (fields.next(), fields.next()) else { return false };
+        let name = fields.nth(3).unwrap_or_default();
+        if !rights.contains('x') || matches!(name, "[vdso]" | "[vsyscall]") {
+            return true;
+        }
+        fs::metadata(format!("/proc/{pid}/map_files/{range}")).is_ok_and(|meta| {
+            (meta.dev(), meta.ino()) == executable.stat || meta.uid() == 0 && meta.mode() & 0o022 == 0
         })
-        .collect()
+    })
 }
 
 pub(super) fn processes() -> impl Iterator<Item = u32> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// The parent's pid.
-pub(super) fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything, brackets included; what follows the last one is fixed.
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_door_itself_is_trusted_for_everybody() {
+        let own = std::env::current_exe().unwrap();
+        let found = trusted(&[own.clone(), "/proc/self/exe/none".into(), "/bin/sh".into()], Some(&own));
+        assert!(found.iter().all(|executable| executable.for_root != (executable.path == own)));
+        assert!(found.iter().any(|executable| executable.path == own), "{found:?}");
+    }
+
+    #[test]
+    fn a_process_with_strange_code_in_it_is_not_the_door() {
+        let own = identify(&std::env::current_exe().unwrap()).unwrap();
+        let pid = std::process::id();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        if sys::kernel_release().is_empty() || fs::metadata("/proc/self/map_files").is_err() {
+            return;
+        }
+        assert!(only_roots_code(pid, "", &own));
+        assert!(!only_roots_code(pid, "7f0000000000-7f0000001000 r-xp 00000000 00:00 0 \n", &own), "anonymous code");
+        assert!(maps.lines().any(|line| line.contains("r-xp")));
+    }
 }

@@ -6,12 +6,15 @@
 //! by an error that says so.
 
 mod link;
+mod standing;
 mod stdio;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+pub use self::standing::settle;
 
 use self::link::Link;
 use self::stdio::Stdio;

@@ -1,6 +1,6 @@
 //! What client configs say about a shadow process: which entry names it, and which client it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub struct ConfigSource {
 }
 
 /// An entry's number is made from what it starts, so that it is the same after every rescan.
-pub(super) fn entry(command: &str, args: &[String]) -> ConfigEntry {
+pub(super) fn entry(command: &str, args: &[String], uid: Option<u32>) -> ConfigEntry {
     let mut hash = Sha256::new();
     for part in std::iter::once(command).chain(args.iter().map(String::as_str)) {
         hash.update((part.len() as u64).to_le_bytes());
@@ -30,7 +30,15 @@ pub(super) fn entry(command: &str, args: &[String]) -> ConfigEntry {
     }
     let mut id = [0; 8];
     id.copy_from_slice(&hash.finalize()[..8]);
-    ConfigEntry { id: u64::from_le_bytes(id), command: command.into(), args: args.to_vec() }
+    ConfigEntry { id: u64::from_le_bytes(id), command: command.into(), args: args.to_vec(), uid }
+}
+
+/// Whose processes an entry of this file convicts: those of the user who could have written it. What nobody
+/// but root can write, or put in its place, counts for everybody. A project's config counts for its owner,
+/// also where others work in that project: only the handshake convicts their servers.
+fn counts_for(path: &Path) -> Option<u32> {
+    let owners = |path: &Path| [std::fs::symlink_metadata(path).ok(), std::fs::metadata(path).ok()];
+    path.ancestors().flat_map(owners).flatten().map(|meta| meta.uid()).find(|uid| *uid != 0)
 }
 
 /// A place in a config that names a server.
@@ -41,6 +49,7 @@ pub(super) struct Named {
     pub(super) cwd: Option<PathBuf>,
     /// Owner of the home directory that the config lies in.
     owner: Option<u32>,
+    counts_for: Option<u32>,
 }
 
 /// The stdio entries of all configs that are not our own connector, by their number.
@@ -54,6 +63,7 @@ impl Known {
         let mut homes: BTreeMap<Option<&Path>, Vec<(ConfigEntry, Named)>> = BTreeMap::new();
         for file in &scan.files {
             let owner = file.home.as_ref().and_then(|home| std::fs::metadata(home).ok()).map(|meta| meta.uid());
+            let counts_for = counts_for(&file.path);
             for server in file.servers.iter().filter(|server| !server.door) {
                 let Some(command) = server.command.as_deref().filter(|command| !command.is_empty()) else { continue };
                 let source = ConfigSource {
@@ -62,17 +72,20 @@ impl Known {
                     name: server.name.clone(),
                     project: server.project.clone(),
                 };
-                let named = Named { source, env: server.env.clone(), cwd: server.cwd.clone(), owner };
-                homes.entry(file.home.as_deref()).or_default().push((entry(command, &server.args), named));
+                let named = Named { source, env: server.env.clone(), cwd: server.cwd.clone(), owner, counts_for };
+                let entry = entry(command, &server.args, counts_for);
+                homes.entry(file.home.as_deref()).or_default().push((entry, named));
             }
         }
         let mut known: HashMap<u64, (ConfigEntry, Vec<Named>)> = HashMap::new();
+        let mut keys = HashSet::new();
         let mut turns: Vec<_> = homes.into_values().map(Vec::into_iter).collect();
         let mut left_out = 0;
         while !turns.is_empty() {
             turns.retain_mut(|home| {
                 let Some((entry, named)) = home.next() else { return false };
-                if known.len() < limit || known.contains_key(&entry.id) {
+                if keys.len() < limit || keys.contains(&(entry.id, entry.uid)) {
+                    keys.insert((entry.id, entry.uid));
                     known.entry(entry.id).or_insert_with(|| (entry, Vec::new())).1.push(named);
                 } else {
                     left_out += 1;
@@ -88,8 +101,13 @@ impl Known {
         Self(known)
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = &ConfigEntry> {
-        self.0.values().map(|(entry, _)| entry)
+    /// Each entry once for everybody, or else once for each user whom it counts for.
+    pub(super) fn entries(&self) -> impl Iterator<Item = ConfigEntry> {
+        self.0.values().flat_map(|(entry, places)| {
+            let users: BTreeSet<Option<u32>> = places.iter().map(|named| named.counts_for).collect();
+            let users = if users.contains(&None) { BTreeSet::from([None]) } else { users };
+            users.into_iter().map(|uid| ConfigEntry { uid, ..entry.clone() })
+        })
     }
 
     pub(super) fn entry(&self, id: u64) -> Option<&ConfigEntry> {
@@ -97,11 +115,12 @@ impl Known {
     }
 
     /// Where the config of this user names it. One user's server never gets another's environment:
-    /// a config of nobody in particular (a project's, the host's) is the second choice.
+    /// a config of nobody in particular (a project's, the host's) that counts for this user is the second choice.
     pub(super) fn named_by(&self, id: u64, uid: u32) -> Option<&Named> {
         let (_, places) = self.0.get(&id)?;
         let own = places.iter().find(|named| named.owner == Some(uid));
-        own.or_else(|| places.iter().find(|named| named.owner.is_none()))
+        let counts = |named: &&Named| named.counts_for.is_none_or(|owner| owner == uid);
+        own.or_else(|| places.iter().find(|named| named.owner.is_none() && counts(named)))
     }
 }
 

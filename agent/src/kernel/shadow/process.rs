@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Action, KernelEvent};
+use super::super::{Action, KernelEvent, tree};
 use super::{SeenProcess, ShadowSpawn};
 
 /// Executables larger than this are not hashed.
@@ -20,7 +20,7 @@ const MAX_DIGESTS: usize = 1024;
 /// What `/proc` says of the event's process. One that started after the event has only its pid.
 pub(super) fn seen(event: &KernelEvent) -> SeenProcess {
     let started = started(event.pid).filter(|ticks| started_before(*ticks, event.at));
-    SeenProcess { pid: event.pid, started, held: event.action == Action::Held }
+    SeenProcess { pid: event.pid, started, held: event.action == Action::Held, shadow: event.shadow }
 }
 
 fn started_before(ticks: u64, at: Timestamp) -> bool {
@@ -42,14 +42,9 @@ pub(super) fn alive(shadow: &ShadowSpawn) -> impl Iterator<Item = &SeenProcess> 
     shadow.processes.iter().filter(|p| p.started.is_some() && started(p.pid) == p.started)
 }
 
-/// Field 22 of `/proc/PID/stat` (proc(5)), unless the process is a zombie.
+/// Clock ticks since boot, unless the process is a zombie.
 fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-    if matches!(fields.first(), Some(&"Z" | &"X")) {
-        return None;
-    }
-    fields.get(19)?.parse().ok()
+    tree::stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.process.started)
 }
 
 /// Digests of executables by what tells one content of a file from another.

@@ -1,10 +1,12 @@
 //! One shadow record: its shape, and what another event of the same thing changes in it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::super::tree::Process;
 use super::super::{Action, Ancestor, EventKind, KernelEvent};
 use super::clients::{ConfigSource, client_among};
 use super::process;
@@ -13,6 +15,8 @@ use crate::store::Record;
 
 /// Processes and addresses that one record remembers; older ones have long ended.
 const MAX_REMEMBERED: usize = 16;
+/// Held processes that one record remembers; the kernel's labels know the others.
+const MAX_HELD: usize = 1024;
 
 /// Where a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,16 @@ pub struct SeenProcess {
     /// Clock ticks since boot; `None` when it had ended before it could be looked at.
     pub started: Option<u64>,
     pub held: bool,
+    /// The kernel's number for it and its children; 0 where that is not known.
+    #[serde(default)]
+    pub shadow: u64,
+}
+
+impl SeenProcess {
+    /// `None` if it had ended before it could be looked at.
+    pub(super) fn process(&self) -> Option<Process> {
+        self.started.map(|started| Process { pid: self.pid, started })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,6 +96,9 @@ pub struct ShadowSpawn {
     pub addresses: Vec<String>,
     /// The server that it was adopted as.
     pub server: Option<String>,
+    /// It ran already when the guard came on.
+    #[serde(default)]
+    pub was_running: bool,
 }
 
 impl Record for ShadowSpawn {
@@ -114,12 +131,14 @@ pub(super) fn new_record(id: &str, event: &KernelEvent) -> ShadowSpawn {
         config_entry: None,
         addresses: Vec::new(),
         server: None,
+        was_running: event.was_running,
     }
 }
 
 pub(super) fn merge(shadow: &mut ShadowSpawn, event: &KernelEvent, seen: SeenProcess, source: Option<ConfigSource>) {
     shadow.last_seen = event.at;
     shadow.action = event.action;
+    shadow.was_running |= event.was_running;
     // A later exec or message of a process that is already counted is not another try.
     if event.kind == EventKind::Spawn
         && !shadow.processes.iter().any(|p| p.pid == seen.pid && p.started == seen.started)
@@ -149,9 +168,7 @@ pub(super) fn merge(shadow: &mut ShadowSpawn, event: &KernelEvent, seen: SeenPro
     }
     shadow.processes.retain(|p| p.pid != seen.pid);
     shadow.processes.push(seen);
-    if shadow.processes.len() > MAX_REMEMBERED {
-        shadow.processes.remove(0);
-    }
+    forget_oldest(&mut shadow.processes);
     // A human's decision stands; only what waits or waits no longer changes by itself.
     match (shadow.state, event.action) {
         (ShadowState::Denied | ShadowState::Adopted, _) => {}
@@ -161,9 +178,35 @@ pub(super) fn merge(shadow: &mut ShadowSpawn, event: &KernelEvent, seen: SeenPro
     }
 }
 
+/// What is held is remembered as long as there is room for anything.
+fn forget_oldest(processes: &mut Vec<SeenProcess>) {
+    while processes.len() > MAX_REMEMBERED {
+        match processes.iter().position(|process| !process.held) {
+            Some(at) => processes.remove(at),
+            None if processes.len() > MAX_HELD => processes.remove(0),
+            None => return,
+        };
+    }
+}
+
+/// The records that make room: of whoever has the most, the oldest that nobody has decided on. `all` has the
+/// newest first.
+pub(super) fn to_forget(all: &[ShadowSpawn], count: usize) -> Vec<&str> {
+    let mut of_users: HashMap<u32, Vec<&ShadowSpawn>> = HashMap::new();
+    for shadow in all.iter().filter(|shadow| shadow.state == ShadowState::New) {
+        of_users.entry(shadow.uid).or_default().push(shadow);
+    }
+    let oldest = |_| of_users.values_mut().max_by_key(|shadows| shadows.len()).and_then(Vec::pop);
+    (0..count).map_while(oldest).map(|shadow| shadow.id.as_str()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shadow(id: &str, uid: u32) -> ShadowSpawn {
+        ShadowSpawn { uid, ..new_record(id, &event(1, Action::Killed, Evidence::Config)) }
+    }
 
     fn event(pid: u32, action: Action, evidence: Evidence) -> KernelEvent {
         KernelEvent {
@@ -186,11 +229,21 @@ mod tests {
             shadow: 7,
             address: None,
             at: Timestamp::UNIX_EPOCH,
+            was_running: false,
         }
     }
 
     fn seen(pid: u32, started: u64, held: bool) -> SeenProcess {
-        SeenProcess { pid, started: Some(started), held }
+        SeenProcess { pid, started: Some(started), held, shadow: 7 }
+    }
+
+    #[test]
+    fn a_process_that_is_held_is_not_forgotten_for_newer_ones() {
+        let mut events = vec![(event(1, Action::Held, Evidence::Config), seen(1, 1, true))];
+        events.extend((2..100).map(|n| (event(n, Action::Killed, Evidence::Config), seen(n, u64::from(n), false))));
+        let shadow = after(&events);
+        assert!(shadow.processes.contains(&seen(1, 1, true)));
+        assert_eq!(shadow.processes.len(), MAX_REMEMBERED);
     }
 
     fn after(events: &[(KernelEvent, SeenProcess)]) -> ShadowSpawn {
@@ -239,5 +292,19 @@ mod tests {
         assert_eq!(shadow.count, 99);
         assert_eq!(shadow.processes.len(), MAX_REMEMBERED);
         assert_eq!(shadow.processes.last(), Some(&seen(99, 99, false)));
+    }
+
+    #[test]
+    fn a_user_who_floods_the_records_pushes_out_his_own() {
+        let record = |uid: u32, n: usize, state| {
+            let mut shadow = shadow(&format!("{uid}-{n}"), uid);
+            shadow.state = state;
+            shadow
+        };
+        let mut all: Vec<ShadowSpawn> = (0..5).map(|n| record(1000, n, ShadowState::New)).collect();
+        all.push(record(1001, 0, ShadowState::New));
+        all.push(record(1000, 9, ShadowState::Held));
+        assert_eq!(to_forget(&all, 3), ["1000-4", "1000-3", "1000-2"]);
+        assert_eq!(to_forget(&all, 100).len(), 6, "what is held or decided stays");
     }
 }

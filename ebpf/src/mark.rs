@@ -1,0 +1,221 @@
+//! Marks: an MCP message stands in a channel, and who may read it all the same.
+//!
+//! A mark stands until as many bytes have been read as can have been in the channel, the message included:
+//! neither a peek nor a failed read takes it away, nor an approved reader that takes something else.
+//!
+//! A message goes from a client to what the client started. So the writer itself and its ancestors may
+//! read it: they look at what their own children print. But not on their standard input, or a server could
+//! start the writer first. Everybody may read what a text tool writes that has taken it from a file; what it passes on from another channel keeps the readers that it had there.
+//! Two writers leave the readers that both allow, or one could excuse who reads the other's.
+
+use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
+use lazaret_common::label::INERT;
+
+use crate::channel::{self, Channel};
+use crate::kernel::{Loop, current, offset, pointer, read, repeat};
+use crate::label;
+use crate::maps::{CARRIERS, CHANNELS, FEEDS};
+use crate::scratch::Scratch;
+
+/// The writer and so many of its ancestors.
+pub const READERS: usize = 16;
+pub type Readers = [u32; READERS];
+
+/// In the first place: everybody.
+const EVERYBODY: u32 = u32::MAX;
+/// The init process is everybody's ancestor.
+const INIT: u32 = 1;
+
+/// Keyed by the kernel object that the reader will name.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Mark {
+    /// Inode of the channel, so that reused memory does not inherit a mark; 0 if it had none.
+    pub inode: u64,
+    /// Bytes that may be unread, the message included; not positive: it has been read.
+    pub left: i64,
+    /// Thread groups that may read it; 0: nobody.
+    pub readers: Readers,
+}
+
+/// The mark that stands in the channel.
+#[inline(always)]
+pub fn standing(channel: Channel) -> Option<*mut Mark> {
+    let mark = CHANNELS.get_ptr_mut(&channel.key)?;
+    // SAFETY: an entry of the map.
+    let (inode, left) = unsafe { ((*mark).inode, core::ptr::read_volatile(&raw const (*mark).left)) };
+    let now = channel.inode();
+    (left > 0 && (inode == 0 || now == 0 || inode == now)).then_some(mark)
+}
+
+/// The current task may read the message.
+#[inline(always)]
+pub unsafe fn excuses(mark: *const Mark, channel: Channel) -> bool {
+    // SAFETY: an entry of the map.
+    unsafe { is_among(&(*mark).readers, channel) }
+}
+
+#[inline(always)]
+fn is_among(readers: &Readers, channel: Channel) -> bool {
+    // SAFETY: no arguments.
+    let group = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+    if readers[0] == EVERYBODY {
+        return true;
+    }
+    let mut among = false;
+    for reader in readers {
+        among |= *reader == group;
+    }
+    among && !channel.is_stdin()
+}
+
+/// `count` bytes have been read. `true`: the message was among them, nothing stands there any more.
+#[inline(always)]
+pub unsafe fn take(mark: *mut Mark, channel: Channel, count: u64) -> bool {
+    // SAFETY: an entry of the map. Two readers at a time can miscount: what they leave is more than there is.
+    unsafe {
+        let left = core::ptr::read_volatile(&raw const (*mark).left).saturating_sub(count as i64);
+        core::ptr::write_volatile(&raw mut (*mark).left, left);
+        let all = left <= 0;
+        if all {
+            let _ = CHANNELS.remove(&channel.key);
+        }
+        all
+    }
+}
+
+/// The current task, a text tool, has read the message: what it writes from now on is that message.
+#[inline(always)]
+pub unsafe fn carry(mark: *const Mark) {
+    // SAFETY: an entry of the map.
+    unsafe {
+        if (*mark).readers[0] != EVERYBODY {
+            let group = (bpf_get_current_pid_tgid() >> 32) as u32;
+            let _ = CARRIERS.insert(&group, &(*mark).readers, 0); // the least recently used one makes room
+        }
+    }
+}
+
+/// The current task writes a message of `length` bytes.
+#[inline(always)]
+pub unsafe fn put(scratch: *mut Scratch, channel: Channel, length: u64) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        readers_of_current(scratch);
+        store(scratch, channel, length);
+    }
+}
+
+/// The current task puts a file into the channel, unseen.
+#[inline(always)]
+pub unsafe fn feed(scratch: *mut Scratch, channel: Channel) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        readers_of_current(scratch);
+        let _ = FEEDS.insert(&channel.key, &(*scratch).mark.readers, 0); // the least recently used one makes room
+    }
+}
+
+/// The current task may read what somebody has put into the channel unseen. Whoever else has written to it has put
+/// a mark there.
+#[inline(always)]
+pub unsafe fn is_fed(channel: Channel) -> bool {
+    // SAFETY: an entry of the map.
+    FEEDS.get_ptr(&channel.key).is_some_and(|readers| unsafe { is_among(&*readers, channel) })
+}
+
+/// Who may read what the current task writes.
+#[inline(always)]
+unsafe fn readers_of_current(scratch: *mut Scratch) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        (*scratch).mark.readers = [0; READERS];
+        (*scratch).cursor = current() as u64;
+        repeat(READERS as u32, ancestor, scratch);
+        if label::flags() & INERT != 0 {
+            let group = (bpf_get_current_pid_tgid() >> 32) as u32;
+            match CARRIERS.get_ptr(&group) {
+                Some(carried) => {
+                    (*scratch).others = *carried;
+                    meet(scratch);
+                }
+                None => (*scratch).mark.readers[0] = EVERYBODY,
+            }
+        }
+    }
+}
+
+/// The message that `mark` tells of is moved to another channel.
+#[inline(always)]
+pub unsafe fn pass_on(scratch: *mut Scratch, mark: *const Mark, to: Channel) {
+    // SAFETY: scratch is this CPU's slot, the mark an entry of the map.
+    unsafe {
+        (*scratch).mark.readers = (*mark).readers;
+        let left = core::ptr::read_volatile(&raw const (*mark).left);
+        store(scratch, to, left as u64);
+    }
+}
+
+#[inline(always)]
+unsafe fn store(scratch: *mut Scratch, channel: Channel, length: u64) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        if let Some(old) = standing(channel) {
+            (*scratch).others = (*old).readers;
+            meet(scratch);
+        }
+        (*scratch).mark.inode = channel.inode();
+        (*scratch).mark.left = channel.backlog().wrapping_add(length) as i64;
+        if CHANNELS.insert(&channel.key, &(*scratch).mark, 0).is_ok() {
+            channel::note(channel.key);
+        }
+    }
+}
+
+unsafe extern "C" fn ancestor(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s; the index is masked.
+    unsafe {
+        let s = &mut *(*context).scratch;
+        let group = read::<u32>(s.cursor, offset!(task_tgid)).unwrap_or(0);
+        if group <= INIT {
+            return 1;
+        }
+        s.mark.readers[i as usize & (READERS - 1)] = group;
+        s.cursor = pointer(s.cursor, offset!(task_real_parent));
+    }
+    0
+}
+
+/// Leaves the readers that are among the others too.
+#[inline(always)]
+unsafe fn meet(scratch: *mut Scratch) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        let s = &mut *scratch;
+        if s.others[0] == EVERYBODY {
+            return;
+        }
+        if s.mark.readers[0] == EVERYBODY {
+            s.mark.readers = s.others;
+            return;
+        }
+        repeat(READERS as u32, meet_one, scratch);
+    }
+}
+
+unsafe extern "C" fn meet_one(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s; the index is masked.
+    unsafe {
+        let s = &mut *(*context).scratch;
+        let at = i as usize & (READERS - 1);
+        let own = s.mark.readers[at];
+        let mut among = false;
+        for other in &s.others {
+            among |= *other == own;
+        }
+        if !among {
+            s.mark.readers[at] = 0;
+        }
+    }
+    0
+}
