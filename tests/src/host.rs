@@ -18,7 +18,7 @@ use tempfile::TempDir;
 pub use claude::Health;
 pub use elf::write_marker_program;
 pub use peer::{Peer, result_of};
-pub use scope::Scope;
+pub use scope::{Scope, hierarchy as cgroup_hierarchy};
 
 /// Long enough for a loaded machine with two cores; what waits for less time than this is a bug.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,11 +3,19 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+pub mod bed;
+pub mod bed_cost;
+pub mod bed_gaps;
+mod bed_here;
+pub mod bed_table;
 pub mod guest;
 pub mod host;
 pub mod initramfs;
 pub mod messages;
 pub mod qemu;
+pub mod reading;
+pub mod stdio;
+pub mod uring;
 
 /// Says that a test cannot run here, and why. `cargo xtask test` counts these through the file that
 /// `LAZARET_SKIP_FILE` names: one line per test, name and reason with a tab between.

@@ -18,15 +18,46 @@ pub fn message(name: &str) -> Option<Vec<u8>> {
         }
         "initialize-second" => format!("{NOTIFICATION}\n{INITIALIZE}"),
         "initialize-framed" => return Some(framed(INITIALIZE)),
+        "initialize-after-a-line" => format!("hello\n{INITIALIZE}"),
+        // More than a pipe holds, and more than any reader takes at once.
+        "initialize-after-text" => format!("{}{INITIALIZE}", "all work and no play {} [1]\n".repeat(6_000)),
+        "initialize-late" => INITIALIZE.replace("\"protocolVersion\"", &padded(1_200_000, "protocolVersion")),
+        "discover-late" => DISCOVER.replace("\"_meta\"", &padded(200_000, "_meta")),
+        "initialize-marked" => format!("\u{feff}\r\n{INITIALIZE}\r"),
+        "initialize-all-escaped" => INITIALIZE
+            .replace("initialize", "in\\u0069tialize")
+            .replace("2025-11-25", "2025\\u002D11\\u002d25")
+            .replace("params", "\\u0070aram\\u0073"),
+        "initialize-twice-named" => INITIALIZE.replace("\"method\"", r#""method":"x","method""#),
+        "initialize-batch" => format!("[[{NOTIFICATION}],[[{INITIALIZE}]]]"),
+        "initialize-odd-headers" => {
+            return Some(
+                format!("X-First: {{\ncontent-LENGTH:{}\nx-other: [\n\n{INITIALIZE}", INITIALIZE.len()).into_bytes(),
+            );
+        }
         "discover" => DISCOVER.into(),
         "tools-list-2026" => TOOLS_LIST_2026.into(),
         "acp" => ACP.into(),
         "codex" => CODEX.into(),
+        // Text about MCP, and then something that is answered.
+        "quotes" => {
+            let quoted = format!("{{\"level\":\"info\",\"message\":{INITIALIZE:?}}}");
+            let wrapped = format!("{{\"direction\":\"out\",\"message\":{INITIALIZE}}}");
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"structuredContent":{INITIALIZE}}}}}"#);
+            [&quoted, &wrapped, &answer, ACP].join("\n")
+        }
+        "documentation" => format!("# The handshake\n\n```json\n{INITIALIZE}\n{DISCOVER}\n```\n\nThat is all.\n{ACP}"),
+        "log" => format!("2026-11-21 -> {INITIALIZE}\n2026-11-21 -> {DISCOVER}\n{ACP}"),
         "lsp" => return Some(framed(LSP)),
         "dap" => return Some(framed(DAP)),
         _ => return None,
     };
     Some(format!("{line}\n").into_bytes())
+}
+
+/// So much before the member whose name stood there.
+fn padded(length: usize, member: &str) -> String {
+    format!(r#""padding":"{}","{member}""#, "y".repeat(length))
 }
 
 fn framed(body: &str) -> Vec<u8> {

@@ -3,17 +3,19 @@
 //! Invariant: every check that a guest reported is kept as it reported it, and a guest that did not come to its
 //! end is an error with the tail of its console, never a shorter list of results.
 //!
-//! The guest's runner (`kernel-guest`) prints `@@ok NAME`, `@@fail NAME: why`, `@@skip NAME: why`, `@@log text`
-//! and, last, `@@end`.
+//! The guest's runner (`kernel-guest`) prints `@@kernel RELEASE`, `@@backend NAME`, `@@ok NAME`, `@@fail NAME: why`,
+//! `@@skip NAME: why`, `@@figure JSON`, `@@log text` and, last, `@@end`.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::bed_here;
+use crate::guest::real;
 use crate::initramfs::Initramfs;
 
 /// Far above what a boot takes without KVM on a slow machine; a guest that needs longer hangs.
-const DEADLINE_SECS: &str = "600";
+pub(crate) const DEADLINE_SECS: &str = "1800";
 
 /// The security modules of a stock kernel's default list without `bpf`, as Ubuntu and GitHub's runners have it.
 const WITHOUT_BPF: &str = "lsm=landlock,lockdown,yama,integrity,apparmor";
@@ -26,7 +28,7 @@ const DOCKER: [&str; 6] = ["dockerd", "containerd", "containerd-shim-runc-v2", "
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
-    /// `6.1` or `6.12`.
+    /// `6.1`, `6.12`, or `host`: this machine's own, without QEMU (`bed_here`).
     pub kernel: &'static str,
     /// Whether `bpf` is in the list of security modules.
     pub bpf_listed: bool,
@@ -35,7 +37,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    pub const HOST: Machine = Machine { kernel: "host", bpf_listed: false, docker: false };
+
     pub fn label(self) -> String {
+        if self == Self::HOST {
+            return self.kernel.into();
+        }
         let lsm = if self.bpf_listed { "lsm" } else { "no-lsm" };
         format!("{}-{lsm}{}", self.kernel, if self.docker { "-docker" } else { "" })
     }
@@ -66,7 +73,13 @@ pub enum Outcome {
 /// What a guest reported.
 #[derive(Debug)]
 pub struct Boot {
+    /// As uname(1) names it.
+    pub kernel: String,
+    /// What the guest's daemon found this kernel to carry; empty if none started.
+    pub backend: String,
     pub results: Vec<(String, Outcome)>,
+    /// What a measurement reported: one JSON object each (`guest/cost.rs`).
+    pub figures: Vec<String>,
     /// Everything that the guest printed on its result port, the logs of failed scenarios included.
     pub log: PathBuf,
 }
@@ -84,7 +97,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
-fn work_dir() -> PathBuf {
+pub(crate) fn work_dir() -> PathBuf {
     root().join("target/qemu")
 }
 
@@ -105,9 +118,7 @@ pub fn built(name: &str) -> Result<PathBuf, BedError> {
 pub fn initramfs(docker: bool) -> Result<PathBuf, BedError> {
     let broken = BedError::Broken;
     let docker = if docker { docker_programs()? } else { Vec::new() };
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new).into_iter().find(|path| path.exists());
-    let busybox =
-        busybox.ok_or_else(|| BedError::Missing("busybox is missing: apt-get install busybox-static".into()))?;
+    let busybox = busybox()?;
 
     let mut image = Initramfs::default();
     for dir in ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/home/dev", "/var", "/opt", "/etc", "/usr/bin"] {
@@ -123,7 +134,16 @@ pub fn initramfs(docker: bool) -> Result<PathBuf, BedError> {
     for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|name| *name != "busybox") {
         image.link(&format!("/bin/{applet}"), "busybox");
     }
-    for name in ["lazaret", "kernel-guest", "shadow-server", "benign-server", "mcp-client"] {
+    for name in [
+        "lazaret",
+        "kernel-guest",
+        "kernel-bench",
+        "shadow-server",
+        "benign-server",
+        "mcp-client",
+        "connector",
+        "evader",
+    ] {
         let program = strip(&built(name)?)?;
         image.program(&format!("/bin/{name}"), &program).map_err(broken)?;
     }
@@ -140,6 +160,36 @@ pub fn initramfs(docker: bool) -> Result<PathBuf, BedError> {
     let path = work_dir().join(if docker.is_empty() { "initramfs.cpio" } else { "initramfs-docker.cpio" });
     replace(&path, |new| std::fs::write(new, image.finish()))?;
     Ok(path)
+}
+
+/// The plain initramfs, and behind it the modules that a guest needs to see this machine's files, and where its
+/// programs are.
+fn initramfs_for_these_files(machine: Machine) -> Result<PathBuf, BedError> {
+    let broken = |e: std::io::Error| BedError::Broken(format!("cannot read the kernel's modules: {e}"));
+    let modules = work_dir().join(machine.kernel).join("modules");
+    if !modules.exists() {
+        return Err(BedError::Missing(format!("{} is missing: `cargo xtask test` downloads it", modules.display())));
+    }
+    let mut image = Initramfs::default();
+    image.script("/real.sh", include_str!("guest/real.sh"));
+    image.file("/real-programs", real::programs().map_err(BedError::Missing)?.as_bytes());
+    for module in std::fs::read_dir(modules).map_err(broken)? {
+        let module = module.map_err(broken)?;
+        let content = std::fs::read(module.path()).map_err(broken)?;
+        image.file(&format!("/modules/{}", module.file_name().to_string_lossy()), &content);
+    }
+    let mut archive = std::fs::read(initramfs(false)?).map_err(broken)?;
+    // The kernel unpacks one archive after the other; each starts at a multiple of four bytes.
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend(image.finish());
+    let path = work_dir().join("initramfs-real.cpio");
+    replace(&path, |new| std::fs::write(new, archive))?;
+    Ok(path)
+}
+
+pub(crate) fn busybox() -> Result<&'static Path, BedError> {
+    let found = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new).into_iter().find(|path| path.exists());
+    found.ok_or_else(|| BedError::Missing("busybox is missing: apt-get install busybox-static".into()))
 }
 
 /// Where this host has `DOCKER`.
@@ -171,7 +221,7 @@ fn strip(program: &Path) -> Result<PathBuf, BedError> {
 }
 
 /// Writes `path` so that another test process sees the old file or the new one, never half of it.
-fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), BedError> {
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<(), BedError> {
     let new = path.with_added_extension(std::process::id().to_string());
     std::fs::create_dir_all(path.parent().unwrap_or(path))
         .and_then(|()| write(&new))
@@ -181,27 +231,141 @@ fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Res
 
 /// Boots `machine` and collects what its scenarios report. `only` limits them (`Report::from_cmdline`).
 /// Each line goes to `echo` as it comes.
+///
+/// A guest in which the emulator's own fault shows is booted once more: what it reported is worth nothing. No other
+/// failure is given a second chance.
 pub fn boot(machine: Machine, initramfs: &Path, only: &[String], echo: impl Fn(&str)) -> Result<Boot, BedError> {
-    let label = machine.label();
+    if machine == Machine::HOST {
+        return bed_here::run(initramfs, only, echo);
+    }
+    let mut arguments = String::new();
+    if !only.is_empty() {
+        arguments = chosen(only);
+    }
+    boot_twice_if_need_be(machine, initramfs, &TESTS, &arguments, echo)
+}
+
+/// As [`boot`], with this machine's own files in the guest, read-only, for the session of real programs
+/// (`guest/real.rs`).
+pub fn boot_on_these_files(machine: Machine, echo: impl Fn(&str)) -> Result<Boot, BedError> {
+    let initramfs = initramfs_for_these_files(machine)?;
+    boot_twice_if_need_be(machine, &initramfs, &THESE_FILES, "", echo)
+}
+
+fn boot_twice_if_need_be(
+    machine: Machine,
+    initramfs: &Path,
+    emulation: &Emulation,
+    arguments: &str,
+    echo: impl Fn(&str),
+) -> Result<Boot, BedError> {
+    let first = boot_once(machine, initramfs, emulation, arguments, &echo);
+    let console = console(machine, emulation);
+    if !shows_emulator_fault(&std::fs::read(&console).unwrap_or_default()) {
+        return first;
+    }
+    let kept = console.with_added_extension("fault");
+    let kept_there =
+        std::fs::rename(&console, &kept).map_or_else(|e| format!("lost: {e}"), |()| kept.display().to_string());
+    eprintln!(
+        "WARNING: QEMU, not the program under test, broke the guest {}: its kernel trapped on a breakpoint that it had \
+         patched away ({EMULATOR_FAULT:?}). Booting it once more. The console of the first boot: {kept_there}",
+        machine.label()
+    );
+    boot_once(machine, initramfs, emulation, arguments, echo)
+}
+
+/// Boots `machine` to measure what the kernel programs cost (`guest/cost.rs`); `storm` is the number of execs in its
+/// storm. The guest has one processor, whose clock counts its instructions: a nanosecond each.
+pub fn measure(machine: Machine, initramfs: &Path, storm: u32, echo: impl Fn(&str)) -> Result<Boot, BedError> {
+    boot_once(machine, initramfs, &MEASUREMENT, &format!("lazaret.storm={storm}"), echo)
+}
+
+/// How a guest is emulated.
+struct Emulation {
+    flags: &'static [&'static str],
+    processors: &'static str,
+    deadline_secs: &'static str,
+    /// Behind the label, in the names of its files.
+    suffix: &'static str,
+    /// The guest's memory, if not what its machine says.
+    megabytes: Option<&'static str>,
+}
+
+// One thread for both processors, which then take turns: with a thread each, one of them can run a translation that
+// the other has just made stale, and a kernel that patches its own code (static keys, ftrace, BPF trampolines - all
+// that this bed is about) dies of it. Seen on 6.12 as `Oops: int3` in `flow_hash_from_keys`. It is hardly slower: a whole
+// guest took 153 s, and 141 s with two threads.
+const TESTS: Emulation =
+    Emulation { flags: &ONE_THREAD, processors: "2", deadline_secs: DEADLINE_SECS, suffix: "", megabytes: None };
+
+const ONE_THREAD: [&str; 2] = ["-accel", "tcg,thread=single"];
+
+/// `multidevs=remap`: the roots of different file systems have the same inode number, and one would hide the other.
+const THESE_FILES: Emulation = Emulation {
+    flags: &[
+        ONE_THREAD[0],
+        ONE_THREAD[1],
+        "-fsdev",
+        "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+        "-device",
+        "virtio-9p-pci,fsdev=root,mount_tag=root",
+    ],
+    processors: "2",
+    deadline_secs: "1200",
+    suffix: "-real",
+    megabytes: Some("6144"),
+};
+
+/// `shift=0`: an instruction is a nanosecond of the guest's clock. `sleep=off`: nobody waits for an idle guest.
+const MEASUREMENT: Emulation = Emulation {
+    flags: &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+    processors: "1",
+    deadline_secs: "7200",
+    suffix: "-cost",
+    megabytes: None,
+};
+
+/// `only` on the runner's command line.
+pub(crate) fn chosen(only: &[String]) -> String {
+    format!("lazaret.only={}", only.join(","))
+}
+
+/// How a kernel dies when QEMU ran a stale translation of code that the kernel had patched: the breakpoint of
+/// `text_poke_bp` is met after its handler has gone (`exc_int3`; 6.12 writes `Oops: ` before it). A breakpoint in a
+/// program is a SIGTRAP to that program and never this line.
+const EMULATOR_FAULT: &str = "int3: 0000 [#";
+
+fn shows_emulator_fault(console: &[u8]) -> bool {
+    console.windows(EMULATOR_FAULT.len()).any(|window| window == EMULATOR_FAULT.as_bytes())
+}
+
+fn console(machine: Machine, emulation: &Emulation) -> PathBuf {
+    work_dir().join(format!("{}{}.console", machine.label(), emulation.suffix))
+}
+
+fn boot_once(
+    machine: Machine,
+    initramfs: &Path,
+    emulation: &Emulation,
+    guest_arguments: &str,
+    echo: impl Fn(&str),
+) -> Result<Boot, BedError> {
+    let label = format!("{}{}", machine.label(), emulation.suffix);
     let vmlinuz = work_dir().join(machine.kernel).join("vmlinuz");
     if !vmlinuz.exists() {
         return Err(BedError::Missing(format!("{} is missing: `cargo xtask test` downloads it", vmlinuz.display())));
     }
-    let console = work_dir().join(format!("{label}.console"));
+    let console = console(machine, emulation);
     let log = work_dir().join(format!("{label}.log"));
-    let mut arguments = String::from("console=ttyS0 quiet panic=-1");
-    arguments.push_str(&machine.security_modules());
-    if !only.is_empty() {
-        arguments = format!("{arguments} lazaret.only={}", only.join(","));
-    }
+    let arguments = format!("console=ttyS0 quiet panic=-1{} {guest_arguments}", machine.security_modules());
     // `timeout` ends the guest, with or without this process. No KVM: where /dev/kvm is there it need not work
-    // (nested, it often aborts QEMU or its guest), and the emulation is alike everywhere. One thread for both
-    // processors: with a thread each, one of them can run a translation that the other has just made stale, and a
-    // kernel that patches its own code dies of it (`Oops: int3`, seen on 6.12).
+    // (nested, it often aborts QEMU or its guest), and the emulation is alike everywhere.
     let mut qemu = Command::new("timeout")
-        .args(["--kill-after=5", DEADLINE_SECS, "qemu-system-x86_64"])
-        .args(["-accel", "tcg,thread=single", "-cpu", "max"])
-        .args(["-m", machine.megabytes(), "-smp", "2", "-nic", "none", "-display", "none", "-no-reboot"])
+        .args(["--kill-after=5", emulation.deadline_secs, "qemu-system-x86_64"])
+        .args(emulation.flags)
+        .args(["-cpu", "max", "-m", emulation.megabytes.unwrap_or(machine.megabytes()), "-smp", emulation.processors])
+        .args(["-nic", "none", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(&vmlinuz)
         .arg("-initrd")
@@ -213,23 +377,10 @@ pub fn boot(machine: Machine, initramfs: &Path, only: &[String], echo: impl Fn(&
         .spawn()
         .map_err(|e| BedError::Broken(format!("cannot run timeout(1): {e}")))?;
 
-    let mut text = String::new();
-    let mut results = Vec::new();
-    if let Some(stdout) = qemu.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line);
-            let line = line.trim_end();
-            echo(line);
-            results.extend(result(line));
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    let ended = text.ends_with("@@end\n");
+    let collected = qemu.stdout.take().map(|stdout| collect(stdout, log.clone(), echo)).transpose();
     let output = qemu.wait_with_output().map_err(|e| BedError::Broken(format!("cannot wait for QEMU: {e}")))?;
-    std::fs::write(&log, text).map_err(|e| BedError::Broken(format!("cannot write {}: {e}", log.display())))?;
-    if ended {
-        return Ok(Boot { results, log });
+    if let Some((boot, true)) = collected? {
+        return Ok(boot);
     }
     if output.status.code() == Some(127) {
         return Err(BedError::Missing("qemu-system-x86_64 is missing: apt-get install qemu-system-x86".into()));
@@ -244,6 +395,30 @@ pub fn boot(machine: Machine, initramfs: &Path, only: &[String], echo: impl Fn(&
     )))
 }
 
+/// Reads a report to its end and keeps it in `log`. Whether the runner came to its own end stands beside it.
+pub(crate) fn collect(from: impl Read, log: PathBuf, echo: impl Fn(&str)) -> Result<(Boot, bool), BedError> {
+    let mut text = String::new();
+    let mut boot =
+        Boot { kernel: String::new(), backend: String::new(), results: Vec::new(), figures: Vec::new(), log };
+    for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        echo(line);
+        match line.split_once(' ') {
+            Some(("@@kernel", release)) => release.clone_into(&mut boot.kernel),
+            Some(("@@backend", backend)) => backend.clone_into(&mut boot.backend),
+            Some(("@@figure", figure)) => boot.figures.push(figure.to_owned()),
+            _ => boot.results.extend(result(line)),
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    let ended = text.ends_with("@@end\n");
+    std::fs::write(&boot.log, text)
+        .map_err(|e| BedError::Broken(format!("cannot write {}: {e}", boot.log.display())))?;
+    Ok((boot, ended))
+}
+
 fn result(line: &str) -> Option<(String, Outcome)> {
     let (kind, rest) = line.strip_prefix("@@")?.split_once(' ')?;
     let (name, why) = rest.split_once(": ").unwrap_or((rest, ""));
@@ -256,7 +431,7 @@ fn result(line: &str) -> Option<(String, Outcome)> {
     Some((name.to_owned(), outcome))
 }
 
-fn tail(path: &Path, lines: usize) -> String {
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
@@ -266,6 +441,15 @@ fn tail(path: &Path, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_emulators_own_fault_earns_a_second_boot() {
+        assert!(shows_emulator_fault(b"[  9.1] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
+        assert!(shows_emulator_fault(b"[  9.1] int3: 0000 [#1] PREEMPT SMP NOPTI\n"));
+        for other in ["Oops: 0000 [#1] PREEMPT SMP", "traps: sh[9] trap int3 ip:40", "Oops: general protection fault"] {
+            assert!(!shows_emulator_fault(other.as_bytes()), "{other}");
+        }
+    }
 
     #[test]
     fn a_reason_keeps_its_colons() {

@@ -25,6 +25,9 @@ Usage: cargo xtask VERB
   run [--yes] [-- DAEMON FLAGS]   install what is missing, build, and run the daemon in observe mode
   test [--yes] [--quick] [FILTER] every test there is, one final count; --quick leaves out clippy
   bench [--yes]                   what the door costs, in figures, from a release build
+  bench kernel [6.1|6.12] [--storm N] [--json]
+                                  what the kernel programs cost, in instructions, beside their budgets, and a storm
+                                  of N execs (100000) in which no verdict may be wrong; takes half an hour
   setup [--yes]                   only install and build what run and test need
   ebpf                            build the eBPF object
   images                          make the base image in Docker
@@ -32,6 +35,9 @@ Usage: cargo xtask VERB
   qemu VERSION [lsm|no-lsm] [SCENARIO...]
                                   boot one kernel of the matrix and run the guest's scenarios;
                                   `docker` boots the guest that has Docker
+  qemu host [SCENARIO...]         the same scenarios on this machine's own kernel, in a cgroup of their own
+  evasions                        write docs/EVASIONS.md, which kernel stops what, from the results that the
+                                  kernel tests left when they last ran
 
 --yes asks no questions; without a terminal none are asked either.
 ";
@@ -41,6 +47,9 @@ struct Args {
     verb: String,
     yes: bool,
     quick: bool,
+    json: bool,
+    /// Execs in the storm of `bench kernel`.
+    storm: u32,
     words: Vec<String>,
     /// What stands behind `--`.
     rest: Vec<String>,
@@ -49,11 +58,17 @@ struct Args {
 impl Args {
     fn parse(mut typed: impl Iterator<Item = String>) -> Result<Self> {
         let verb = typed.next().unwrap_or_else(|| "help".into());
-        let mut args = Args { verb, yes: false, quick: false, words: Vec::new(), rest: Vec::new() };
+        let mut args =
+            Args { verb, yes: false, quick: false, json: false, storm: 100_000, words: Vec::new(), rest: Vec::new() };
         while let Some(word) = typed.next() {
             match word.as_str() {
                 "--yes" | "-y" => args.yes = true,
                 "--quick" => args.quick = true,
+                "--json" => args.json = true,
+                "--storm" => {
+                    let count = typed.next().context("--storm needs a number of execs")?;
+                    args.storm = count.parse().with_context(|| format!("{count:?} is no number of execs"))?;
+                }
                 "--" => args.rest.extend(typed.by_ref()),
                 flag if flag.starts_with('-') => bail!("`cargo xtask {}` knows no flag {flag}\n\n{USAGE}", args.verb),
                 _ => args.words.push(word),
@@ -78,7 +93,12 @@ fn dispatch(args: &Args) -> Result<ExitCode> {
     match args.verb.as_str() {
         "run" => return run::run(&root, args.yes, &args.rest),
         "test" => return test::test(&root, args.yes, args.quick, args.words.first().map(String::as_str)),
-        "bench" => bench::bench(&root, args.yes)?,
+        "bench" => match args.words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            [] => bench::bench(&root, args.yes)?,
+            ["kernel"] => bench::kernel(&root, "6.12", args.storm, args.json)?,
+            ["kernel", version] => bench::kernel(&root, version, args.storm, args.json)?,
+            _ => bail!("`cargo xtask bench` knows `kernel` and a version, not {:?}\n\n{USAGE}", args.words),
+        },
         "setup" => {
             let _docker = test::set_up(&root, args.yes)?;
         }
@@ -99,12 +119,14 @@ fn dispatch(args: &Args) -> Result<ExitCode> {
         "qemu" => {
             let (version, rest) = args.words.split_first().context("name a kernel: cargo xtask qemu 6.1|6.12")?;
             let (bpf_listed, scenarios) = match rest.first().map(String::as_str) {
+                _ if version == "host" => (false, rest),
                 Some("lsm") => (true, &rest[1..]),
                 Some("no-lsm") => (false, &rest[1..]),
                 _ => (true, rest),
             };
             qemu::boot(&root, version, bpf_listed, scenarios)?;
         }
+        "evasions" => qemu::evasions(&root)?,
         "help" | "--help" | "-h" => print!("{USAGE}"),
         other => bail!("there is no verb {other}\n\n{USAGE}"),
     }
@@ -133,7 +155,15 @@ mod tests {
     }
 
     #[test]
+    fn a_storm_has_a_size_that_can_be_chosen() {
+        let args = parse(&["bench", "kernel", "6.1", "--storm", "500", "--json"]).expect("these are good flags");
+        assert!(args.json && args.storm == 500 && args.words == ["kernel", "6.1"]);
+        assert_eq!(parse(&["bench", "kernel"]).expect("it stands alone").storm, 100_000);
+    }
+
+    #[test]
     fn an_unknown_flag_is_refused() {
         assert!(parse(&["test", "--fast"]).is_err());
+        assert!(parse(&["bench", "kernel", "--storm", "many"]).is_err());
     }
 }

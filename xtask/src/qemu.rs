@@ -1,7 +1,7 @@
 //! Kernel images for the QEMU tests: stock Debian kernels, downloaded and unpacked, never installed.
 //!
-//! Invariant: `target/qemu/<version>/vmlinuz` is complete or absent, and no second download happens while
-//! it is there. The bed itself (initramfs, boot, results) is `lazaret_tests::qemu`.
+//! Invariant: `target/qemu/<version>/vmlinuz` is complete or absent, its modules were there before it, and no second
+//! download happens while both are there. The bed itself (initramfs, boot, results) is `lazaret_tests::qemu`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +11,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 /// The kernel lines that the tests boot, and what a package of that line is named around its release.
 const LINES: [(&str, &str, &str); 2] =
     [("6.1", "linux-image-6.1.0-", "-amd64"), ("6.12", "linux-image-6.12.", "+deb12-amd64")];
+
+/// What a guest needs to see this machine's files, in the order of loading.
+const MODULES: [&str; 6] =
+    ["fs/fscache/fscache", "fs/netfs/netfs", "net/9p/9pnet", "fs/9p/9p", "net/9p/9pnet_virtio", "fs/overlayfs/overlay"];
 
 pub struct Kernel {
     /// `6.1` or `6.12`.
@@ -24,7 +28,7 @@ pub fn kernels(root: &Path) -> Result<Vec<Kernel>> {
         .iter()
         .map(|(version, prefix, suffix)| {
             let vmlinuz = root.join("target/qemu").join(version).join("vmlinuz");
-            if !vmlinuz.exists() {
+            if !vmlinuz.exists() || !vmlinuz.with_file_name("modules").exists() {
                 download(&vmlinuz, prefix, suffix).with_context(|| {
                     format!("cannot get a Debian {version} kernel for the QEMU tests; kernel tests for it are skipped")
                 })?;
@@ -34,22 +38,35 @@ pub fn kernels(root: &Path) -> Result<Vec<Kernel>> {
         .collect()
 }
 
-/// Boots one kernel of the matrix and runs the guest's scenarios whose name contains one of `scenarios`
-/// (all, if none), with everything on stderr and stdout: the way to work on one scenario.
+/// Boots one kernel of the matrix, or takes the host's, and runs the guest's scenarios whose name contains one of
+/// `scenarios` (all, if none), with everything on stderr and stdout: the way to work on one scenario.
 pub fn boot(root: &Path, version: &str, bpf_listed: bool, scenarios: &[String]) -> Result<()> {
-    ensure!(
-        kernels(root)?.iter().any(|kernel| kernel.version == version),
-        "there is no kernel {version} in the test matrix; name 6.1 or 6.12"
-    );
-    let status = Command::new("cargo")
-        .current_dir(root)
-        .args(["run", "--quiet", "--package", "lazaret-tests", "--bin", "qemu-bed", "--", version])
-        .arg(if bpf_listed { "lsm" } else { "no-lsm" })
-        .args(scenarios)
-        .status()
-        .context("cannot run the QEMU bed with cargo")?;
-    ensure!(status.success(), "the guest on {version} reports failures (above), or did not come to its end");
+    let mut words = vec![version.to_owned()];
+    if version != "host" {
+        ensure!(
+            kernels(root)?.iter().any(|kernel| kernel.version == version),
+            "there is no kernel {version} in the test matrix; name 6.1, 6.12 or host"
+        );
+        words.push(if bpf_listed { "lsm" } else { "no-lsm" }.into());
+    }
+    words.extend_from_slice(scenarios);
+    let status = tests_program(root, "qemu-bed").args(words).status().context("cannot run the QEMU bed with cargo")?;
+    ensure!(status.success(), "the run on {version} reports failures (above), or did not come to its end");
     Ok(())
+}
+
+/// Writes the page of evasions anew.
+pub fn evasions(root: &Path) -> Result<()> {
+    let status = tests_program(root, "evasions").status().context("cannot run the renderer with cargo")?;
+    ensure!(status.success(), "docs/EVASIONS.md was not written; the reason stands above");
+    Ok(())
+}
+
+/// A program of the tests, run by cargo.
+pub fn tests_program(root: &Path, name: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root).args(["run", "--quiet", "--package", "lazaret-tests", "--bin", name, "--"]);
+    command
 }
 
 fn download(vmlinuz: &Path, prefix: &str, suffix: &str) -> Result<()> {
@@ -64,10 +81,34 @@ fn download(vmlinuz: &Path, prefix: &str, suffix: &str) -> Result<()> {
     run(Command::new("apt-get").args(["--quiet", "download", &package]).current_dir(&unpacked))?;
     let deb = entry(&unpacked, |name| name.ends_with(".deb"))?;
     run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
+    keep_modules(&unpacked, &dir.join("modules"))?;
     let image = entry(&unpacked.join("boot"), |name| name.starts_with("vmlinuz"))?;
     std::fs::rename(&image, vmlinuz).with_context(|| format!("cannot keep {}", vmlinuz.display()))?;
     std::fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
     eprintln!("kernel: {} is {package}", vmlinuz.display());
+    Ok(())
+}
+
+/// Keeps [`MODULES`], unpacked, under names that sort in the order of loading.
+fn keep_modules(unpacked: &Path, kept: &Path) -> Result<()> {
+    // Both layouts of Debian: with and without a merged /usr.
+    let lib = ["lib/modules", "usr/lib/modules"].map(|dir| unpacked.join(dir)).into_iter().find(|dir| dir.exists());
+    let release = entry(&lib.context("the kernel package has no modules")?, |_| true)?;
+    let _ = std::fs::remove_dir_all(kept); // of an older package, or not there
+    std::fs::create_dir_all(kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    for (i, module) in MODULES.iter().enumerate() {
+        let plain = release.join("kernel").join(format!("{module}.ko"));
+        let packed = plain.with_extension("ko.xz");
+        if packed.exists() {
+            run(Command::new("xz").arg("--decompress").arg(&packed))?;
+        }
+        let name = Path::new(module).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !plain.exists() {
+            continue; // not every kernel has it apart
+        }
+        let to = kept.join(format!("{i}-{name}.ko"));
+        std::fs::rename(&plain, &to).with_context(|| format!("cannot keep {}", to.display()))?;
+    }
     Ok(())
 }
 

@@ -16,12 +16,23 @@ const NPM_SERVERS: &[&str] = &["@modelcontextprotocol/server-everything@2026.8.3
 const SDK_1: &[&str] = &["mcp==1.30.0"];
 const SDK_2: &[&str] = &["mcp==2.3.0", "mcp-server-time==2026.10.19"];
 
+/// Programs that speak to their clients on stdio and are no MCP servers: language servers, a debug adapter, an ACP agent.
+const NPM_NEIGHBOURS: &[&str] = &[
+    "pyright@1.1.414",
+    "bash-language-server@5.8.1",
+    "yaml-language-server@1.25.0",
+    "@zed-industries/claude-code-acp@0.16.2",
+];
+const PYTHON_NEIGHBOURS: &[&str] = &["python-lsp-server==1.15.0", "ruff==0.17.6", "debugpy==1.8.22"];
+
 pub fn install(root: &Path) -> Result<()> {
     let tools = root.join("target/tools");
     npm(&tools.join("claude"), CLAUDE, "Claude Code's CLI")?;
     npm(&tools.join("npm"), NPM_SERVERS, "npm servers")?;
     venv(&tools.join("sdk1"), SDK_1, "Python MCP SDK 1")?;
-    venv(&tools.join("sdk2"), SDK_2, "Python MCP SDK 2 and servers")
+    venv(&tools.join("sdk2"), SDK_2, "Python MCP SDK 2 and servers")?;
+    npm(&tools.join("npm-neighbours"), NPM_NEIGHBOURS, "npm programs that are no MCP servers")?;
+    venv(&tools.join("python-neighbours"), PYTHON_NEIGHBOURS, "Python programs that are no MCP servers")
 }
 
 /// Install scripts stay off: neither the servers nor the CLI, whose native binary is a package, need any.

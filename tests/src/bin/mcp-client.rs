@@ -1,21 +1,20 @@
 //! Starts a server the way MCP clients do, sends it one opening message and reports what happened as JSON.
 //!
-//! `mcp-client [--io pipe|socketpair] [--send MESSAGE] [--timeout-ms N] -- COMMAND [ARGUMENT...]`
+//! `mcp-client [--io SHAPE] [--send MESSAGE] [--by WAY] [--timeout-ms N] -- COMMAND [ARGUMENT...]`
 //!
-//! Python gives its servers pipes, Node gives them UNIX socket pairs. MESSAGE is a name in `messages.rs`, or `none`.
+//! Python gives its servers pipes, Node gives them UNIX socket pairs; these and other shapes, and ways of writing, are
+//! in `stdio.rs`. MESSAGE is a name in `messages.rs`, or `none`.
 //! It waits for the first bytes of an answer, closes the server's input and waits for its end; a server that has
 //! neither answered nor ended in time is killed. The report:
 //! `{"spawned", "error", "pid", "answer", "exit_code", "signal", "timed_out", "millis"}`.
 
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use lazaret_tests::{messages::message, poll};
+use lazaret_tests::{messages::message, poll, stdio};
 use serde_json::{Value, json};
 
 /// How long a server may take to end once its input is closed.
@@ -36,7 +35,8 @@ fn main() -> ExitCode {
 }
 
 struct Request<'a> {
-    sockets: bool,
+    io: &'a str,
+    by: &'a str,
     message: Vec<u8>,
     timeout: Duration,
     command: &'a [String],
@@ -45,14 +45,16 @@ struct Request<'a> {
 fn parse(arguments: &[String]) -> Result<Request<'_>, String> {
     let split = arguments.iter().position(|argument| argument == "--").ok_or("a `--` must stand before the command")?;
     let mut request = Request {
-        sockets: false,
+        io: "pipe",
+        by: "whole",
         message: Vec::new(),
         timeout: Duration::from_secs(60),
         command: &arguments[split + 1..],
     };
     for pair in arguments[..split].chunks(2) {
         match pair {
-            [name, value] if name == "--io" => request.sockets = value == "socketpair",
+            [name, value] if name == "--io" => request.io = value,
+            [name, value] if name == "--by" => request.by = value,
             [name, value] if name == "--send" && value == "none" => {}
             [name, value] if name == "--send" => {
                 request.message = message(value).ok_or(format!("there is no message {value:?}"))?;
@@ -66,6 +68,12 @@ fn parse(arguments: &[String]) -> Result<Request<'_>, String> {
     if request.command.is_empty() { Err("a command must follow `--`".into()) } else { Ok(request) }
 }
 
+fn spawn(request: &Request<'_>) -> std::io::Result<stdio::Started> {
+    let mut command = Command::new(&request.command[0]);
+    command.args(&request.command[1..]);
+    stdio::spawn(command, request.io)
+}
+
 fn run(request: &Request<'_>) -> Value {
     let start = Instant::now();
     let (mut child, mut input, output) = match spawn(request) {
@@ -73,7 +81,7 @@ fn run(request: &Request<'_>) -> Value {
         Err(e) => return json!({"spawned": false, "error": e.to_string(), "answer": null, "signal": null}),
     };
     // A server that was killed takes nothing more; what became of it is in its exit status.
-    let _ = input.write_all(&request.message);
+    let _ = stdio::write(&mut *input, &request.message, request.by);
     let input = (!request.message.is_empty()).then_some(input); // who sends nothing closes at once
     let answer = first_words(output, request.timeout);
     drop(input);
@@ -93,27 +101,6 @@ fn run(request: &Request<'_>) -> Value {
         "timed_out": ended.is_none(),
         "millis": start.elapsed().as_millis() as u64,
     })
-}
-
-type Started = (Child, Box<dyn Write>, Box<dyn Read + Send>);
-
-fn spawn(request: &Request<'_>) -> std::io::Result<Started> {
-    let mut command = Command::new(&request.command[0]);
-    command.args(&request.command[1..]);
-    if request.sockets {
-        let (input, theirs) = UnixStream::pair()?;
-        let (output, their_output) = UnixStream::pair()?;
-        command.stdin(OwnedFd::from(theirs)).stdout(OwnedFd::from(their_output));
-        let child = command.spawn()?;
-        drop(command); // it holds our copies of the child's ends
-        Ok((child, Box::new(input), Box::new(output)))
-    } else {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let missing = || std::io::Error::other("the child has no pipe");
-        let input = child.stdin.take().ok_or_else(missing)?;
-        let output = child.stdout.take().ok_or_else(missing)?;
-        Ok((child, Box::new(input), Box::new(output)))
-    }
 }
 
 /// What the server says first, or `None` when it ended or stayed silent until the deadline. The rest is read and

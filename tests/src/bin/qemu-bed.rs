@@ -1,6 +1,7 @@
 //! Boots one kernel of the test matrix and shows what its scenarios report:
-//! `qemu-bed 6.1|6.12 lsm|no-lsm [SESSION...] [PART OF A CHECK'S NAME...]`.
-//! The session `docker` has a guest of its own.
+//! `qemu-bed 6.1|6.12 lsm|no-lsm [SESSION...] [PART OF A CHECK'S NAME...]`, or on this machine's own kernel:
+//! `qemu-bed host [SESSION...] [PART OF A CHECK'S NAME...]`.
+//! The sessions `docker` and `real` have guests of their own.
 
 use std::process::ExitCode;
 
@@ -8,20 +9,27 @@ use lazaret_tests::qemu::{self, BedError, Machine, Outcome};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let host = arguments.first().is_some_and(|first| first == "host");
     let kernel = match arguments.first().map(String::as_str) {
         Some("6.1") => "6.1",
         Some("6.12") => "6.12",
+        Some("host") => "host",
         _ => {
-            eprintln!("usage: qemu-bed 6.1|6.12 lsm|no-lsm [SESSION...] [PART OF A CHECK'S NAME...]");
+            eprintln!("usage: qemu-bed host|6.1 lsm|6.1 no-lsm|6.12 lsm|6.12 no-lsm [SESSION...] [PART OF A NAME...]");
             return ExitCode::from(2);
         }
     };
-    let only = arguments.get(2..).unwrap_or_default();
+    let only = arguments.get(if host { 1 } else { 2 }..).unwrap_or_default();
     let bpf_listed = arguments.get(1).is_none_or(|lsm| lsm == "lsm");
-    let machine = Machine { kernel, bpf_listed, docker: only.iter().any(|word| word == "docker") };
-    match qemu::initramfs(machine.docker)
-        .and_then(|initramfs| qemu::boot(machine, &initramfs, only, |line| println!("{line}")))
-    {
+    let docker = only.iter().any(|word| word == "docker");
+    let machine = if host { Machine::HOST } else { Machine { kernel, bpf_listed, docker } };
+    let echo = |line: &str| println!("{line}");
+    let booted = if only.iter().any(|word| word == "real") {
+        qemu::boot_on_these_files(machine, echo)
+    } else {
+        qemu::initramfs(machine.docker).and_then(|initramfs| qemu::boot(machine, &initramfs, only, echo))
+    };
+    match booted {
         Ok(boot) => {
             let failed = boot.results.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
             eprintln!(

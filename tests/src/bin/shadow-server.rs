@@ -1,17 +1,16 @@
 //! A minimal MCP server on stdio that leaves a trace of how far it came.
 //!
-//! `shadow-server [--started FILE] [--read FILE] [--by read|byte|readv|recv] [--connect SOCKET --connected FILE]`
+//! `shadow-server [--started FILE] [--read FILE] [--by WAY] [--connect SOCKET --connected FILE]`
 //!
 //! It makes `--started` first of all, `--read` as soon as it has one byte of stdin, and says in `--connected` how
-//! its connect to the UNIX socket went. `--by` chooses the system call that reads stdin. It answers `initialize`,
+//! its connect to the UNIX socket went. `--by` chooses how stdin is read: see `reading.rs`. It answers `initialize`,
 //! `server/discover` and `tools/list`, and ends with its input.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{IoSliceMut, Read, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
+use lazaret_tests::reading::Input;
 use serde_json::{Value, json};
 
 fn main() -> std::io::Result<()> {
@@ -26,12 +25,12 @@ fn main() -> std::io::Result<()> {
         std::fs::write(path, outcome)?;
     }
 
-    let mut input = input(option.get("--by").copied().unwrap_or("read"))?;
+    let mut input = Input::by(option.get("--by").copied().unwrap_or("read"));
     let mut pending = Vec::new();
     let mut first = true;
+    let mut buffer = vec![0; 64 << 10];
     loop {
-        let mut buffer = vec![0; 64 << 10];
-        let count = input(&mut buffer)?;
+        let count = input.read(&mut buffer)?;
         if count == 0 {
             return Ok(());
         }
@@ -40,44 +39,21 @@ fn main() -> std::io::Result<()> {
         {
             std::fs::write(path, count.to_string())?;
         }
-        pending.extend_from_slice(&buffer[..count]);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
+        // Only what is new is looked at: a long message may come byte by byte.
+        let mut searched = pending.len();
+        if !input.only_looked() {
+            pending.extend_from_slice(&buffer[..count]);
+        }
+        while let Some(end) = pending[searched..].iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=searched + end).collect();
+            searched = 0;
             answer(&line)?;
         }
         // A framed message ends without a newline.
-        if serde_json::from_slice::<Value>(&pending).is_ok() {
+        if pending.ends_with(b"}") && serde_json::from_slice::<Value>(&pending).is_ok() {
             answer(&std::mem::take(&mut pending))?;
         }
     }
-}
-
-type Input = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize>>;
-
-fn input(by: &str) -> std::io::Result<Input> {
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
-    Ok(match by {
-        "recv" => {
-            let mut socket = UnixStream::from(stdin);
-            Box::new(move |buffer| socket.read(buffer))
-        }
-        "byte" => {
-            let mut file = File::from(stdin);
-            Box::new(move |buffer| file.read(&mut buffer[..1]))
-        }
-        "readv" => {
-            let mut file = File::from(stdin);
-            Box::new(move |buffer| {
-                // The first piece is shorter than any message's first member.
-                let (head, rest) = buffer.split_at_mut(7);
-                file.read_vectored(&mut [IoSliceMut::new(head), IoSliceMut::new(rest)])
-            })
-        }
-        _ => {
-            let mut file = File::from(stdin);
-            Box::new(move |buffer| file.read(buffer))
-        }
-    })
 }
 
 fn answer(line: &[u8]) -> std::io::Result<()> {

@@ -28,7 +28,7 @@ pub fn prepare() -> Result<(), String> {
 }
 
 /// Stdio entries of the guest's client config, each a command and its arguments. Every check has its own.
-pub const CONFIGURED: [&[&str]; 10] = [
+pub const CONFIGURED: [&[&str]; 21] = [
     &["/opt/bin/configured", "--serve"],
     &["/opt/bin/configured-recorded", "--serve"],
     &["configured-by-name", "--serve"],
@@ -38,6 +38,17 @@ pub const CONFIGURED: [&[&str]; 10] = [
     &["/opt/bin/configured-killed", "--serve"],
     &["/opt/bin/configured-observed", "--serve"],
     &["/opt/bin/configured-user", "--serve"],
+    &["/opt/bin/configured-continued", "--serve"],
+    &["/opt/bin/configured-orphaned", "--serve"],
+    &["/opt/bin/configured-forgotten", "--serve"],
+    &["/opt/bin/configured-while-away", "--serve"],
+    &["/opt/bin/configured-again", "--serve"],
+    &["/opt/bin/configured-leaving", "--serve"],
+    &["/opt/bin/configured-running", "--serve"],
+    &["/opt/bin/configured-storm", "--serve"],
+    &["/opt/bin/configured-tampered", "--serve"],
+    &["/opt/bin/configured-versions", "--serve"],
+    &["/opt/bin/configured-connector", "--job", "/tmp/connect.job"],
     &["/opt/bin/configured-thief", "--connect", "/var/run/docker.sock", "--connected", "/tmp/traces/thief.connected"],
 ];
 
@@ -115,6 +126,9 @@ impl Shadow {
 #[derive(Clone)]
 pub struct Start<'a> {
     pub socketpair: bool,
+    /// Another shape of stdio, and a way of writing: see `stdio.rs`.
+    pub io: &'a str,
+    pub by: &'a str,
     pub send: &'a str,
     pub cgroup: Option<&'a str>,
     pub uid: Option<u32>,
@@ -122,7 +136,7 @@ pub struct Start<'a> {
 
 impl Start<'_> {
     pub fn sending(send: &str) -> Start<'_> {
-        Start { socketpair: false, send, cgroup: None, uid: None }
+        Start { socketpair: false, io: "pipe", by: "whole", send, cgroup: None, uid: None }
     }
 
     /// Only starts the program: it needs no message to be what it is.
@@ -136,7 +150,7 @@ impl Start<'_> {
         let enter = self.cgroup.map(|dir| format!("echo 0 > {dir}/cgroup.procs && "));
         client.arg("-c").arg(format!("{}exec \"$@\"", enter.unwrap_or_default())).arg("sh");
         client.args(["/bin/mcp-client", "--send", self.send]);
-        client.args(["--io", if self.socketpair { "socketpair" } else { "pipe" }]);
+        client.args(["--io", if self.socketpair { "socketpair" } else { self.io }, "--by", self.by]);
         client.arg("--").args(command.iter().map(AsRef::as_ref));
         if let Some(uid) = self.uid {
             client.uid(uid);
@@ -200,7 +214,7 @@ pub fn process(exe: &str, state: &str) -> Option<u32> {
 }
 
 /// How long the daemon may take to hear of something that the kernel did, on a slow machine.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// What must hold before any daemon: the programs do what the other checks take their absence for.
 pub fn bare(report: &mut Report) {

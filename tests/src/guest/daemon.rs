@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::bench::SOON;
+use super::place;
 use super::report::{Check, Report, ensure};
 use crate::poll;
 
-const RUN_DIR: &str = "/run/lazaret";
-const BPF_DIR: &str = "/sys/fs/bpf/lazaret";
+pub const RUN_DIR: &str = "/run/lazaret";
+pub const BPF_DIR: &str = "/sys/fs/bpf/lazaret";
 const NOTIFY: &str = "/run/notify";
 
 /// A debug build loads and proves its programs within this, without KVM.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(240);
 
 pub struct Options<'a> {
     pub name: &'a str,
@@ -38,6 +39,10 @@ pub fn session(report: &mut Report, options: &Options<'_>, checks: impl FnOnce(&
     let failures = report.failures();
     match Daemon::start(options) {
         Ok(mut daemon) => {
+            match daemon.backend() {
+                Ok(backend) => report.backend(&backend),
+                Err(why) => report.failed(&format!("the_{}_daemon_names_its_backend", options.name), &why),
+            }
             checks(report, &mut daemon);
             if let Err(why) = daemon.stop().and_then(|()| daemon.detach()) {
                 report.failed(&format!("the_{}_daemon_ends", options.name), &why);
@@ -60,11 +65,12 @@ impl Daemon {
 
     /// Starts it and does not wait.
     pub fn launch(options: &Options<'_>) -> Result<Self, String> {
+        let scope = place::scope(options.scope)?;
         let _ = fs::remove_file(NOTIFY); // the last daemon's
         let ready = UnixDatagram::bind(NOTIFY).map_err(|e| format!("cannot listen on {NOTIFY}: {e}"))?;
         let state_dir = format!("/tmp/state-{}", options.name);
         let mut command = Command::new("/bin/lazaret");
-        command.args(["daemon", "--mode", options.mode, "--scope", options.scope]);
+        command.args(["daemon", "--mode", options.mode, "--scope", &scope]);
         command.args(["--state-dir", &state_dir, "--run-dir", RUN_DIR]);
         if let Some(config) = options.config {
             let path = format!("/tmp/{}.toml", options.name);
@@ -110,6 +116,20 @@ impl Daemon {
         let _ = self.child.kill(); // it may have ended just now
         let _ = self.child.wait();
         Err(format!("the daemon was not ready (READY=1) after {START:?}: {}", tail(&log(&self.name), 12)))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) -> Check {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        ensure(sent.is_ok_and(|status| status.success()), || format!("the daemon got no SIG{signal}"))
+    }
+
+    /// Removes all that it remembers. It must have ended.
+    pub fn forget(&self) -> Check {
+        fs::remove_dir_all(&self.state_dir).map_err(|e| format!("cannot remove {}: {e}", self.state_dir))
     }
 
     pub fn kill_9(&mut self) -> Result<(), String> {
@@ -162,6 +182,13 @@ impl Daemon {
         let text = self.cli(arguments)?;
         serde_json::from_str(&text)
             .map_err(|e| format!("lazaret {} printed no JSON ({e}): {text}", arguments.join(" ")))
+    }
+
+    /// The backend that it found this kernel to carry.
+    pub fn backend(&self) -> Result<String, String> {
+        let status = self.json(&["status", "--json"])?;
+        let backend = status["kernel"]["backend"].as_str();
+        backend.map(str::to_owned).ok_or_else(|| format!("the status names no backend: {status}"))
     }
 
     /// The record of the shadow spawn of `exe`, as soon as it is there.

@@ -171,8 +171,14 @@ impl Approved {
 
     /// An agent calls its tool through the door.
     fn answers(&self) -> Check {
+        let text = self.call(&json!({}))?;
+        ensure(text == "hello from the cage", || format!("the answer is {text:?}"))
+    }
+
+    /// What the tool says.
+    fn call(&self, arguments: &Value) -> Result<String, String> {
         let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "call_tool",
-            "arguments": {"server": IMAGE, "tool": "hello", "arguments": {}}}});
+            "arguments": {"server": IMAGE, "tool": "hello", "arguments": arguments}}});
         let mut session = messages::message("initialize").unwrap_or_default();
         session.extend(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
         session.extend(format!("{call}\n").into_bytes());
@@ -196,7 +202,8 @@ impl Approved {
         drop(input);
         let status = connector.wait().map_err(|e| format!("cannot wait for the connector: {e}"))?;
         let answer = answer.ok_or_else(|| format!("the connector ended with {status} and no answer to the call"))?;
-        ensure(answer["result"]["content"][0]["text"] == "hello from the cage", || format!("the answer is {answer}"))
+        let text = answer["result"]["content"][0]["text"].as_str();
+        text.map(str::to_owned).ok_or_else(|| format!("the answer has no text: {answer}"))
     }
 }
 

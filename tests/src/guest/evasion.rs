@@ -4,13 +4,36 @@ use super::bench::{Ended, Shadow, Start, install_shadow};
 use super::enforce::judged;
 use super::report::{Check, Report, ensure};
 
+macro_rules! opening {
+    () => {
+        r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{}}}"#
+    };
+}
+
 /// Checks and shell scripts. The shell gets the server's command as its arguments.
-const DETOURS: [(&str, &str); 7] = [
+const DETOURS: [(&str, &str); 9] = [
     ("a_text_tool_in_between_does_not_hide_the_handshake", r#"/usr/bin/cat | "$@""#),
     ("another_program_in_between_does_not_hide_the_handshake", r#"/bin/cat | "$@""#),
     (
         "a_fifo_as_stdin_does_not_hide_the_handshake",
         r#"rm -f /tmp/fifo; mkfifo /tmp/fifo; exec 3<&0; /usr/bin/cat <&3 >/tmp/fifo & exec "$@" </tmp/fifo"#,
+    ),
+    // Who started the writer may read what it prints, but not as its own input.
+    (
+        "a_message_from_the_servers_own_child_is_judged",
+        concat!(
+            "rm -f /tmp/own; mkfifo /tmp/own; printf '%s\\n' '",
+            opening!(),
+            r#"' >/tmp/own & exec "$@" </tmp/own"#
+        ),
+    ),
+    (
+        "a_message_that_the_server_wrote_before_it_was_the_server_is_judged",
+        concat!(
+            "rm -f /tmp/ahead; mkfifo /tmp/ahead; exec 4<>/tmp/ahead; printf '%s\\n' '",
+            opening!(),
+            r#"' >&4; exec "$@" <&4"#
+        ),
     ),
     ("a_session_of_its_own_does_not_hide_the_handshake", r#"exec setsid "$@""#),
     ("an_orphan_is_judged_as_its_parents_were", r#"("$@" <&3 &) 3<&0"#),

@@ -8,7 +8,7 @@ use super::enforce::judged;
 use super::report::{Report, ensure};
 
 /// Launches of MCP servers. The launcher is a tracer: what it would fetch does not matter.
-const SERVERS: [&[&str]; 8] = [
+pub const SERVERS: [&[&str]; 8] = [
     &["/opt/l/bunx", "@modelcontextprotocol/server-memory@2025.4.25"],
     &["/opt/l/pnpm", "dlx", "@modelcontextprotocol/server-everything"],
     &["/opt/l/uvx", "--from", "mcp-server-git==2025.1.14", "mcp-server-git"],
@@ -20,7 +20,7 @@ const SERVERS: [&[&str]; 8] = [
 ];
 
 /// The same launchers at honest work.
-const OTHERS: [&[&str]; 9] = [
+pub const OTHERS: [&[&str]; 9] = [
     &["/opt/l/bunx", "cowsay", "@modelcontextprotocol/server-memory"],
     &["/opt/l/pnpm", "add", "@modelcontextprotocol/server-everything"],
     &["/opt/l/uvx", "ruff", "check", "mcp_server_fetch"],
@@ -60,18 +60,35 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
         ensure(traced("npx-benign"), || "npx left no trace".into())
     });
     report.check("every_kind_of_launch_in_the_catalogue_is_stopped", || {
-        for command in SERVERS {
-            install_tracer(command[0], "catalogue-server")?;
-            judged("none").run(command)?.stopped().map_err(|why| format!("{command:?}: {why}"))?;
+        let table = launches('S').collect::<Result<Vec<_>, _>>()?;
+        for command in SERVERS.iter().map(|words| owned(words)).chain(table) {
+            install_tracer(&command[0], "catalogue-server")?;
+            judged("none").run(&command)?.stopped().map_err(|why| format!("{command:?}: {why}"))?;
             ensure(!traced("catalogue-server"), || format!("{command:?} ran"))?;
         }
         Ok(())
     });
     report.check("launchers_at_honest_work_are_left_alone", || {
-        for command in OTHERS {
-            install_tracer(command[0], "catalogue-other")?;
-            judged("none").run(command)?.left_alone().map_err(|why| format!("{command:?}: {why}"))?;
+        let table = launches('O').collect::<Result<Vec<_>, _>>()?;
+        for command in OTHERS.iter().map(|words| owned(words)).chain(table) {
+            install_tracer(&command[0], "catalogue-other")?;
+            judged("none").run(&command)?.left_alone().map_err(|why| format!("{command:?}: {why}"))?;
         }
         ensure(traced("catalogue-other"), || "they left no trace".into())
     });
+}
+
+/// The launches of the catalogue's own table that are a server's (`S`) or neither a server's nor a client's (`O`).
+fn launches(kind: char) -> impl Iterator<Item = Result<Vec<String>, String>> {
+    const TABLE: &str = include_str!("../../../agent/src/kernel/catalogue/launches.txt");
+    TABLE.lines().filter(move |line| line.starts_with(kind)).map(|line| {
+        let mut words = line.split(' ').skip(1).map(|word| word.replace("\\s", " "));
+        let program = words.next().ok_or_else(|| format!("{line:?} names no program"))?;
+        let program = format!("/opt/l/{}", program.rsplit('/').next().unwrap_or_default());
+        Ok(std::iter::once(program).chain(words).collect())
+    })
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }

@@ -59,6 +59,21 @@ pub fn session(report: &mut Report) {
             let outcome = fs::read_to_string(&connected).unwrap_or_default();
             ensure(outcome == "connected", || format!("its connect went {outcome:?}"))
         });
+        report.check("a_thread_that_executes_another_program_stays_flagged", || {
+            for (way, name) in [("thread", "threads"), ("thread-alone", "alone")] {
+                let connected = trace(&format!("{name}.connected"));
+                install("/opt/bin/configured-evader", &fs::read("/bin/evader").map_err(|e| e.to_string())?)?;
+                let server = ["/bin/shadow-server", "--connect", DOCKER, "--connected", &connected];
+                let ended = Start::silent().run(&[&["/opt/bin/configured-evader", way][..], &server].concat())?;
+                let outcome = fs::read_to_string(&connected).unwrap_or_default();
+                ensure(
+                    outcome.contains("Operation not permitted") || (outcome.is_empty() && ended.stopped().is_ok()),
+                    || format!("{way}: its connect went {outcome:?}"),
+                )?;
+            }
+            Ok(())
+        });
+        super::connect::reported(report, daemon);
     });
 }
 
