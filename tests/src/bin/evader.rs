@@ -211,6 +211,9 @@ fn attached(program: &[String]) -> Result<u8, Error> {
         unsafe { libc::waitpid(pid, &raw mut status, 0) };
         ptrace(libc::PTRACE_DETACH, pid, 0, 0)
     });
+    // What was waited for may have been its exec; the stop that attaching asked for would then come now.
+    // SAFETY: no pointers.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
     say("attach", attached.map(drop))?;
     Ok(code(child.wait()?))
 }

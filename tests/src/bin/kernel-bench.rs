@@ -122,15 +122,17 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let item = "{'key':'value','list':[1,2,3],'text':'one two three'},".replace('\'', "\"");
     let whole = |size: usize, head: &str| {
         let count = (size - head.len() - 8) / item.len();
-        let text = format!("{head}[{}0]}}", item.repeat(count));
-        let pad = size - text.len() - 1;
-        format!("{text}{}\n", " ".repeat(pad)).into_bytes()
+        let text = format!("{head}[{}0", item.repeat(count));
+        let pad = size - text.len() - 3;
+        format!("{text}{}]}}\n", " ".repeat(pad)).into_bytes()
     };
     vec![
         ("text-4k", fill(4096, "", "the quick brown fox jumps over the lazy dog\n", "")),
         ("binary-4k", std::iter::repeat_with(&mut byte).take(4096).collect()),
         ("json-4k", whole(4096, r#"{"items":"#)),
         ("json-64k", whole(65_536, r#"{"items":"#)),
+        // A write that ends in the middle of a document: it may go on as a message.
+        ("json-part-64k", fill(65_536, "{\"items\":[", &item, "")),
         // Looks like a session's message until it has been read to its end.
         ("json-rpc-4k", whole(4096, r#"{"jsonrpc":"2.0","id":7,"method":"session/update","params":"#)),
         ("acp-initialize", ACP.as_bytes().to_vec()),

@@ -87,7 +87,7 @@ const WAYS: [(&str, &[&str]); 24] = [
     ("a_pid_namespace_does_not_hide_the_program", &["unshare", "-p", "-f"]),
     ("a_user_namespace_does_not_hide_the_program", &["evader", "namespace"]),
     ("another_root_does_not_hide_the_program", &["chroot", "/"]),
-    ("nsenter_does_not_hide_the_program", &["nsenter", "-t", "1", "-u"]),
+    ("nsenter_does_not_hide_the_program", &["sh", "-c", r#"exec nsenter -t $$ -u "$@""#, "sh"]),
     ("a_link_of_another_name_does_not_hide_the_program", &["sh", "-c", r#"ln -sf "$1" /opt/l/link; exec /opt/l/link "$2""#, "sh"]),
 ];
 
