@@ -94,8 +94,13 @@ fn preadv2(segments: &mut [libc::iovec]) -> io::Result<usize> {
 
 fn vmsplice(buffer: &mut [u8]) -> io::Result<usize> {
     let segment = segments(buffer, usize::MAX)[0];
-    // SAFETY: as above.
-    check(unsafe { libc::vmsplice(0, &raw const segment, 1, 0) })
+    let mut input = libc::pollfd { fd: 0, events: libc::POLLIN, revents: 0 };
+    // It waits for the message by itself only where the pipe's other end is held open meanwhile.
+    // SAFETY: one descriptor; then as above.
+    unsafe {
+        libc::poll(&raw mut input, 1, -1);
+        check(libc::vmsplice(0, &raw const segment, 1, 0))
+    }
 }
 
 fn recv(buffer: &mut [u8], flags: i32) -> io::Result<usize> {
