@@ -95,7 +95,7 @@ fn preadv2(segments: &mut [libc::iovec]) -> io::Result<usize> {
 fn vmsplice(buffer: &mut [u8]) -> io::Result<usize> {
     let segment = segments(buffer, usize::MAX)[0];
     let mut input = libc::pollfd { fd: 0, events: libc::POLLIN, revents: 0 };
-    // It waits for the message by itself only where the pipe's other end is held open meanwhile.
+    // What is spliced is to be the message, whenever that comes.
     // SAFETY: one descriptor; then as above.
     unsafe {
         libc::poll(&raw mut input, 1, -1);
