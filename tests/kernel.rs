@@ -178,6 +178,7 @@ on_every_kernel! {
     no_shape_of_the_message_hides_the_handshake => [27],
     who_takes_a_part_of_the_message_does_not_excuse_who_takes_the_rest => [27],
     another_protocol_may_be_read_in_every_way => twin [10, 11, 26, 27],
+    a_channel_inherits_nothing_from_the_one_before => twin [10, 11, 14],
     text_about_mcp_is_left_alone => twin [27],
     what_a_text_tool_takes_from_a_file_is_left_alone => twin [11, 27],
     who_started_a_program_may_read_what_it_prints => twin [11, 26],

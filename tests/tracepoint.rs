@@ -49,9 +49,26 @@ fn told(mut client: Command, io: &str, message: &str, server: &[&str]) -> Value 
         .unwrap_or_else(|e| panic!("no report ({e}, {}): {}", output.status, host::text(&output.stderr)))
 }
 
-fn assert_stopped(report: &Value, what: &str) {
-    assert_eq!(report["signal"], 9, "{what}: {report}");
-    assert!(report["answer"].is_null(), "{what}: {report}");
+fn was_stopped(report: &Value) -> bool {
+    report["signal"] == 9 && report["answer"].is_null()
+}
+
+/// Has a server in the scope talked to, and sees it stopped. On a machine that is too busy the kernel goes on without
+/// the programs that see it, and counts that as late: only then it is tried again.
+fn assert_stopped(house: &House, io: &str, message: &str, server: &[&str], what: &str) {
+    let late = |house: &House| on_demand(house)["late"].as_u64();
+    for _ in 0..5 {
+        let before = late(house);
+        let report = talk(house, io, message, server);
+        if was_stopped(&report) {
+            return;
+        }
+        assert_ne!(late(house), before, "{what}: {report}, {}", on_demand(house));
+        eprintln!("warning: {what}: a candidate was late, which a busy machine makes it; once more");
+        // A gate that was late stays open for a second.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+    }
+    panic!("{what}: late time and again: {}", on_demand(house));
 }
 
 fn assert_served(report: &Value, what: &str) {
@@ -70,10 +87,10 @@ fn an_unknown_server_reads_no_message_whatever_system_call_it_uses() {
         for call in calls {
             let arguments = [text(&server), "--by", call];
             assert_served(&talk_outside(io, "initialize", &arguments), "outside of the scope");
-            assert_stopped(&talk(&house, io, "initialize", &arguments), &format!("{call} on a {io}"));
+            assert_stopped(&house, io, "initialize", &arguments, &format!("{call} on a {io}"));
         }
         for message in ["initialize-escaped", "initialize-long", "initialize-framed", "discover", "tools-list-2026"] {
-            assert_stopped(&talk(&house, io, message, &[text(&server)]), &format!("{message} on a {io}"));
+            assert_stopped(&house, io, message, &[text(&server)], &format!("{message} on a {io}"));
         }
     }
     let records = house.json(&["shadow", "list", "--json"]);
@@ -113,13 +130,13 @@ fn an_unknown_program_reads_no_message_however_it_was_started() {
     ];
     for (what, io, command) in cases {
         assert_served(&talk_outside(io, "initialize", command), what);
-        assert_stopped(&talk(&house, io, "initialize", command), what);
+        assert_stopped(&house, io, "initialize", command, what);
     }
     // Static: nothing is loaded between its exec and its first read.
     if Path::new("/bin/busybox").exists() {
         let command = ["/bin/busybox", "sh", "-c", SHELL];
         assert_served(&talk_outside("pipe", "initialize", &command), "busybox");
-        assert_stopped(&talk(&house, "pipe", "initialize", &command), "busybox");
+        assert_stopped(&house, "pipe", "initialize", &command, "busybox");
     } else {
         lazaret_tests::skip("a static server", "there is no /bin/busybox");
     }
@@ -169,7 +186,7 @@ fn other_protocols_are_left_alone_on_pipes_and_sockets() {
     let server = helper("benign-server");
     for io in ["pipe", "socketpair"] {
         // What one message leaves behind must not tell against the next.
-        assert_stopped(&talk(&house, io, "initialize", &[text(&helper("shadow-server"))]), io);
+        assert_stopped(&house, io, "initialize", &[text(&helper("shadow-server"))], io);
         for (message, kind) in [("acp", "acp"), ("codex", "acp"), ("lsp", "lsp"), ("dap", "lsp")] {
             assert_served(&talk(&house, io, message, &[text(&server), kind]), &format!("{message} on a {io}"));
         }
@@ -234,7 +251,8 @@ fn what_was_attached_when_the_daemon_was_killed_goes_on_guarding() {
     house.kill_daemon();
     let server = helper("shadow-server");
     for io in ["pipe", "socketpair"] {
-        assert_stopped(&talk(&house, io, "initialize", &[text(&server)]), io);
+        let report = talk(&house, io, "initialize", &[text(&server)]);
+        assert!(was_stopped(&report), "{io}: {report}");
     }
     drop(open.stdin.take());
     open.wait().expect("it ends with its input");

@@ -62,9 +62,12 @@ pub enum Hook {
     /// A file is put into a pipe without writing.
     FileToPipe = 50,
     UnixSendPage = 51,
+    /// A pipe gets memory that was another channel's; a socket's is about to be another one's.
+    PipeBegin = 52,
+    SocketEnd = 53,
 }
 
-pub const HOOKS: usize = 52;
+pub const HOOKS: usize = 54;
 
 /// Slots of the map `COUNTERS`.
 pub const LOST_EVENTS: u32 = 0;

@@ -26,6 +26,11 @@ impl PartialKey {
         let writer = if direction == WRITING { task >> 32 } else { 0 };
         Self { channel: channel.key, direction: direction | writer << 32 }
     }
+
+    #[inline(always)]
+    pub fn of_reader(channel: u64) -> Self {
+        Self { channel, direction: READING }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +65,29 @@ impl Channel {
             self.owner - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64
         };
         pointer(inode, offset!(inode_ino))
+    }
+
+    /// What tells the channel from another one that gets its memory. A connection that nobody has accepted yet has
+    /// no inode: what it is connected to stands for it, which is there as long as it is.
+    #[inline(always)]
+    pub fn identity(&self) -> u64 {
+        match self.inode() {
+            0 if !self.pipe => self.peer(),
+            inode => inode,
+        }
+    }
+
+    /// A kernel address, which no inode's number is.
+    #[inline(always)]
+    fn peer(&self) -> u64 {
+        pointer(self.key, offset!(unix_peer))
+    }
+
+    /// Where one of the two is not known, the end of the memory's use has been seen: see `ends.rs`.
+    #[inline(always)]
+    pub fn has_identity(&self, identity: u64) -> bool {
+        let inode = self.inode();
+        identity == 0 || inode == 0 || identity == inode || !self.pipe && identity == self.peer()
     }
 
     /// The current task has it as its standard input.

@@ -30,8 +30,8 @@ const INIT: u32 = 1;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Mark {
-    /// Inode of the channel, so that reused memory does not inherit a mark; 0 if it had none.
-    pub inode: u64,
+    /// Of the channel, so that reused memory does not inherit a mark; 0 if it is not known.
+    pub identity: u64,
     /// Bytes that may be unread, the message included; not positive: it has been read.
     pub left: i64,
     /// Thread groups that may read it; 0: nobody.
@@ -43,9 +43,8 @@ pub struct Mark {
 pub fn standing(channel: Channel) -> Option<*mut Mark> {
     let mark = CHANNELS.get_ptr_mut(&channel.key)?;
     // SAFETY: an entry of the map.
-    let (inode, left) = unsafe { ((*mark).inode, core::ptr::read_volatile(&raw const (*mark).left)) };
-    let now = channel.inode();
-    (left > 0 && (inode == 0 || now == 0 || inode == now)).then_some(mark)
+    let (identity, left) = unsafe { ((*mark).identity, core::ptr::read_volatile(&raw const (*mark).left)) };
+    (left > 0 && channel.has_identity(identity)).then_some(mark)
 }
 
 /// The current task may read the message.
@@ -164,7 +163,7 @@ unsafe fn store(scratch: *mut Scratch, channel: Channel, length: u64) {
             (*scratch).others = (*old).readers;
             meet(scratch);
         }
-        (*scratch).mark.inode = channel.inode();
+        (*scratch).mark.identity = channel.identity();
         (*scratch).mark.left = channel.backlog().wrapping_add(length) as i64;
         if CHANNELS.insert(&channel.key, &(*scratch).mark, 0).is_ok() {
             channel::note(channel.key);

@@ -23,7 +23,7 @@ use lazaret_common::watch::{Call, PIPE, SOCKET};
 
 use crate::channel::{self, Channel};
 use crate::kernel::{current, field, offset, pointer};
-use crate::maps::{CALLS, TALKED, WATCH, fired};
+use crate::maps::{CALLS, CHANNELS, TALKED, WATCH, fired};
 use crate::{handshake, mark, scope, scratch};
 use file::Open;
 use memory::Source;
@@ -170,6 +170,10 @@ fn write(kind: Kind, arguments: &Arguments, open: Open) {
     let Some(scratch) = scratch::slot(scratch::WRITE) else { return };
     if channel.key == 0 || kind.is_vmsplice() && open.mode() & FMODE_WRITE == 0 {
         return;
+    }
+    // A FIFO keeps its inode while its pipes come and go, unseen here; in an empty one nothing is marked.
+    if open.kind == PIPE && channel::may_be_noted(channel.key) && channel.backlog() == 0 {
+        let _ = CHANNELS.remove(&channel.key);
     }
     // SAFETY: scratch is this CPU's slot.
     unsafe {

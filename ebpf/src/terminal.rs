@@ -9,8 +9,8 @@ use lazaret_common::hook::Hook;
 
 use crate::channel;
 use crate::kernel::{argument, at_most, offset, pointer, read};
-use crate::maps::{CHANNELS, fired};
-use crate::{handshake, iov, scope, scratch};
+use crate::maps::fired;
+use crate::{ends, handshake, iov, scope, scratch};
 
 /// `PTY_TYPE_MASTER` in include/linux/tty_driver.h.
 const MASTER: u16 = 1;
@@ -58,9 +58,8 @@ pub fn terminal_read(ctx: FExitContext) -> i32 {
 pub fn terminal_end(ctx: FEntryContext) -> i32 {
     fired(Hook::TerminalEnd);
     let slave = slave_of(argument(&ctx, 0));
-    if slave != 0 && channel::may_be_noted(slave) {
-        let _ = CHANNELS.remove(&slave);
-        channel::forget(slave);
+    if slave != 0 {
+        ends::forget(slave);
     }
     0
 }

@@ -31,7 +31,7 @@ const TRACEPOINT: &[(&str, &[&str])] = &[
 /// As [`TRACEPOINT`], where it is a race who comes first: the property holds now and then, and is never counted on.
 const TRACEPOINT_RACES: &[(&str, &[&str])] = &[
     (
-        "a new candidate waits 5 ms for the programs that see a handshake in a pipe; a machine under load may take longer",
+        "a new candidate waits 20 ms for the programs that see a handshake in a pipe; a machine under load may take longer",
         &["no_way_of_reading_a_pipe_hides_the_handshake", "no_way_of_writing_hides_the_handshake"],
     ),
     (

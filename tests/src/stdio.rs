@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::ptr::null_mut;
 
@@ -30,6 +31,7 @@ pub fn spawn(mut command: Command, io: &str) -> io::Result<Started> {
         "packets" => packets(libc::SOCK_SEQPACKET)?,
         "datagrams" => packets(libc::SOCK_DGRAM)?,
         "fifo" => fifo()?,
+        "kept-fifo" => fifo_at(&std::env::temp_dir().join("fifo-kept"))?,
         "named" => {
             let path = format!("/tmp/stdio-{}", std::process::id());
             let listener = UnixListener::bind(&path)?;
@@ -69,15 +71,19 @@ fn packets(kind: i32) -> io::Result<(Box<dyn Write>, OwnedFd)> {
 
 fn fifo() -> io::Result<(Box<dyn Write>, OwnedFd)> {
     let path = std::env::temp_dir().join(format!("fifo-{}", std::process::id()));
-    let made = Command::new("mkfifo").arg(&path).status()?;
-    if !made.success() {
+    let ends = fifo_at(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(ends)
+}
+
+fn fifo_at(path: &Path) -> io::Result<(Box<dyn Write>, OwnedFd)> {
+    if !path.exists() && !Command::new("mkfifo").arg(path).status()?.success() {
         return Err(io::Error::other("cannot make a FIFO"));
     }
     // Open for both, so that neither side waits for the other.
-    let both = OpenOptions::new().read(true).write(true).open(&path)?;
-    let (ours, theirs) = (OpenOptions::new().write(true).open(&path)?, File::open(&path)?);
+    let both = OpenOptions::new().read(true).write(true).open(path)?;
+    let (ours, theirs) = (OpenOptions::new().write(true).open(path)?, File::open(path)?);
     drop(both);
-    std::fs::remove_file(path)?;
     Ok((Box::new(ours), theirs.into()))
 }
 

@@ -198,6 +198,8 @@ pub(super) const SPECS: &[Spec] = &[
     other(Hook::FromPipe, "from_pipe", "fexit", &["__splice_from_pipe"], SPLICE),
     other(Hook::FileToPipe, "file_to_pipe", "fentry", &["splice_file_to_pipe"], SPLICE),
     Spec { optional: true, ..other(Hook::UnixSendPage, "unix_send_page", "fentry", &["unix_stream_sendpage"], SOCKET) },
+    other(Hook::PipeBegin, "pipe_begin", "fexit", &["alloc_pipe_info"], LEADER),
+    other(Hook::SocketEnd, "socket_end", "fentry", &["unix_sock_destructor"], LEADER),
     other(Hook::TerminalEnd, "terminal_end", "fentry", &["pty_close"], TERMINAL),
     spec(Hook::TerminalWrite, "terminal_write", "fentry", &["pty_write"], Role::Terminals, TERMINAL),
     spec(Hook::TerminalRead, "terminal_read", "fexit", &["n_tty_read"], Role::Terminals, TERMINAL),

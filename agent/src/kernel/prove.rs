@@ -58,6 +58,8 @@ fn fire(hook: Hook) -> io::Result<()> {
             reader.read_exact(&mut [0])
         }
         Hook::FifoWrite | Hook::FifoRead => through_a_fifo(),
+        Hook::PipeBegin => io::pipe().map(drop),
+        Hook::SocketEnd => UnixStream::pair().map(drop),
         Hook::UnixSend | Hook::UnixRecv | Hook::SocketSend => {
             let (mut one, mut other) = UnixStream::pair()?;
             one.write_all(b"x")?;

@@ -103,12 +103,19 @@ impl<'a> Case<'a> {
         ended.stopped().and_then(|()| never_read(&shadow)).map_err(|why| self.explain(&why))
     }
 
+    /// Whatever comes of it: other checks say what must.
+    fn is_tried(&self) -> Check {
+        let shadow = install_shadow(&self.name())?;
+        self.start(judged(self.sends)).run(&shadow.command(self.reads)).map(drop)
+    }
+
     fn is_left_alone(&self) -> Check {
         let shadow = install_shadow(&format!("twin-{}", self.name()))?;
         let ended = self.start(judged(self.sends)).run(&shadow.command(self.reads))?;
-        ensure(shadow.has_read(), || "it got nothing".into())
-            .and_then(|()| ended.answered())
+        ended
+            .answered()
             .and_then(|()| ended.left_alone())
+            .and_then(|()| ensure(shadow.has_read(), || "it got nothing".into()))
             .map_err(|why| self.explain(&why))
     }
 }
@@ -175,6 +182,15 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
         let ways = ["pipe", "socketpair"].into_iter().flat_map(|io| reading(io, "acp"));
         all(ways.chain(shapes("acp")).chain(writing("acp")).map(|case| case.is_left_alone()))
     });
+    report.check("a_channel_inherits_nothing_from_the_one_before", || {
+        ends_are_seen(daemon)?;
+        // What is stopped leaves most of the message unread; the next channel of the kind gets its memory.
+        let kinds = [("pipe", "vmsplice"), ("kept-fifo", "byte"), ("terminal", "byte"), ("socketpair", "peek-byte")];
+        all(kinds.into_iter().flat_map(|(io, reads)| {
+            let case = move |sends| Case { io, reads, writes: "whole", sends };
+            (0..4).flat_map(move |_| [case("initialize").is_tried(), case("acp").is_left_alone()])
+        }))
+    });
     report.check("text_about_mcp_is_left_alone", || {
         all(BENIGN.iter().flat_map(|sends| {
             [("pipe", "read"), ("pipe", "byte"), ("socketpair", "readv")]
@@ -212,6 +228,17 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
         let hooks = status["kernel"]["hooks"].as_array().ok_or("the status has no hooks")?;
         ensure(hooks.iter().all(|hook| hook["skipped"].is_u64()), || format!("a hook does not say: {hooks:?}"))
     });
+}
+
+/// Where functions can be hooked, those are that tell one channel from the next in its memory.
+fn ends_are_seen(daemon: &Daemon) -> Check {
+    if daemon.backend()? == "tracepoint" {
+        return Ok(());
+    }
+    let status = daemon.json(&["status", "--json"])?;
+    let hooks = status["kernel"]["hooks"].as_array().ok_or("the status has no hooks")?;
+    let proven = |program: &str| hooks.iter().any(|hook| hook["program"] == program && hook["proven"] == true);
+    ensure(["pipe_begin", "socket_end", "terminal_end"].into_iter().all(proven), || format!("not proven: {hooks:?}"))
 }
 
 fn run(start: &Start<'_>, script: &str, shadow: &Shadow) -> Result<super::bench::Ended, String> {
