@@ -237,8 +237,10 @@ fn ends_are_seen(daemon: &Daemon) -> Check {
     }
     let status = daemon.json(&["status", "--json"])?;
     let hooks = status["kernel"]["hooks"].as_array().ok_or("the status has no hooks")?;
-    let proven = |program: &str| hooks.iter().any(|hook| hook["program"] == program && hook["proven"] == true);
-    ensure(["pipe_begin", "socket_end", "terminal_end"].into_iter().all(proven), || format!("not proven: {hooks:?}"))
+    let proven = |function: &str| hooks.iter().any(|hook| hook["name"] == function && hook["proven"] == true);
+    ensure(["alloc_pipe_info", "unix_sock_destructor", "pty_close"].into_iter().all(proven), || {
+        format!("not proven: {hooks:?}")
+    })
 }
 
 fn run(start: &Start<'_>, script: &str, shadow: &Shadow) -> Result<super::bench::Ended, String> {
