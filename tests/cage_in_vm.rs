@@ -54,6 +54,8 @@ macro_rules! on_both_machines {
 on_both_machines! {
     without_a_daemon_a_container_answers_by_docker_run_by_hand_and_by_exec,
     an_approved_server_answers_from_its_cage_while_the_host_is_enforced => twin [18],
+    a_server_that_an_approved_one_starts_is_stopped => [29],
+    what_an_approved_server_passes_on_as_it_came_is_left_alone => twin [29],
     docker_exec_into_an_approved_container_is_stopped => [18],
     docker_run_of_a_server_outside_the_door_is_stopped => [17],
     a_request_written_to_docker_sock_by_hand_is_stopped_in_the_container => [17],

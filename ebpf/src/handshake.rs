@@ -6,7 +6,7 @@
 //! Linux 5.17; reads and writes of anything else cost nothing.
 
 use lazaret_common::event::HANDSHAKE as KIND;
-use lazaret_common::label::{CLEARED, INERT};
+use lazaret_common::label::{APPROVED, CLEARED, INERT};
 use lazaret_common::mcp::Parser;
 use lazaret_common::settings::{HANDSHAKE, Settings};
 
@@ -74,6 +74,9 @@ unsafe fn judge(settings: &Settings, scratch: *mut Scratch, mark: *const Mark, c
         }
         let flags = label::flags();
         if flags & CLEARED != 0 {
+            if flags & CLEARED == APPROVED && !mark::is_for_approved(mark, channel) {
+                convict(scratch, settings);
+            }
             return;
         }
         if flags & INERT != 0 {

@@ -265,6 +265,30 @@ pub unsafe fn examine(scratch: *mut Scratch, first: u32, open: bool, at_once: bo
     }
 }
 
+/// Tells what was examined from other messages, by its length and its last chunk.
+#[inline(always)]
+pub unsafe fn digest(scratch: *mut Scratch) {
+    // SAFETY: scratch is this CPU's slot.
+    unsafe {
+        (*scratch).mark.digest = SEED ^ (*scratch).input.all.left;
+        repeat(at_most((*scratch).input.filled as u64, CHUNK as u64) as u32 / 8, mix, scratch);
+    }
+}
+
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0000_0100_0000_01b3;
+
+unsafe extern "C" fn mix(i: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s; the index is masked.
+    unsafe {
+        let s = &mut *(*context).scratch;
+        let at = BEFORE + (i as usize & (CHUNK / 8 - 1)) * 8;
+        let word = (&raw const s.input.chunk).cast::<u8>().add(at).cast::<u64>().read_unaligned();
+        s.mark.digest = (s.mark.digest ^ word).wrapping_mul(PRIME).rotate_left(29);
+    }
+    0
+}
+
 unsafe extern "C" fn pass(_: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s.
     unsafe {

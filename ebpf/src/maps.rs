@@ -153,6 +153,10 @@ pub static NOTED: Array<u64, { channel::SLOTS }> = Array::new();
 #[btf_map]
 pub static CARRIERS: LruHashMap<u32, Readers, 1024> = LruHashMap::new();
 
+/// Messages that an approved server has got from outside, by digest.
+#[btf_map]
+pub static HEARD: LruHashMap<u64, u32, 4096> = LruHashMap::new();
+
 /// Who may read what was put into a pipe by way of `splice` or `sendfile`.
 #[btf_map]
 pub static FEEDS: LruHashMap<u64, Readers, 1024> = LruHashMap::new();

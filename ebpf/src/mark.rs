@@ -7,15 +7,18 @@
 //! read it: they look at what their own children print. But not on their standard input, or a server could
 //! start the writer first. Everybody may read what a text tool writes that has taken it from a file; what it passes on from another channel keeps the readers that it had there.
 //! Two writers leave the readers that both allow, or one could excuse who reads the other's.
+//!
+//! An approved server may read what comes from outside of its container, and may pass that on as it came. What it says
+//! itself to a program that it has started opens a session that nobody has approved.
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
-use lazaret_common::label::INERT;
+use lazaret_common::label::{APPROVED, INERT};
 
 use crate::channel::{self, Channel};
 use crate::kernel::{Loop, current, offset, pointer, read, repeat};
-use crate::label;
-use crate::maps::{CARRIERS, CHANNELS, FEEDS};
+use crate::maps::{CARRIERS, CHANNELS, FEEDS, HEARD};
 use crate::scratch::Scratch;
+use crate::{iov, label};
 
 /// The writer and so many of its ancestors.
 pub const READERS: usize = 16;
@@ -34,6 +37,10 @@ pub struct Mark {
     pub identity: u64,
     /// Bytes that may be unread, the message included; not positive: it has been read.
     pub left: i64,
+    /// Of the message.
+    pub digest: u64,
+    /// An approved server has written it, and not who talks to that.
+    pub approved: u64,
     /// Thread groups that may read it; 0: nobody.
     pub readers: Readers,
 }
@@ -101,7 +108,23 @@ pub unsafe fn put(scratch: *mut Scratch, channel: Channel, length: u64) {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         readers_of_current(scratch);
+        iov::digest(scratch);
+        (*scratch).mark.approved = (label::flags() & APPROVED) as u64;
         store(scratch, channel, length);
+    }
+}
+
+/// The current task, an approved server, has got at a message. `false`: another one has written it, to a server that
+/// it has started itself. What it only passes on was heard from outside before.
+#[inline(always)]
+pub unsafe fn is_for_approved(mark: *const Mark, channel: Channel) -> bool {
+    // SAFETY: an entry of the map.
+    unsafe {
+        if (*mark).approved == 0 {
+            let _ = HEARD.insert(&(*mark).digest, &1, 0); // the least recently used one makes room
+            return true;
+        }
+        !channel.is_stdin() || HEARD.get_ptr(&(*mark).digest).is_some()
     }
 }
 
@@ -150,6 +173,8 @@ pub unsafe fn pass_on(scratch: *mut Scratch, mark: *const Mark, to: Channel) {
     // SAFETY: scratch is this CPU's slot, the mark an entry of the map.
     unsafe {
         (*scratch).mark.readers = (*mark).readers;
+        (*scratch).mark.digest = (*mark).digest;
+        (*scratch).mark.approved = (*mark).approved;
         let left = core::ptr::read_volatile(&raw const (*mark).left);
         store(scratch, to, left as u64);
     }

@@ -59,6 +59,18 @@ fn checks(report: &mut Report, daemon: &mut Daemon) {
     let approved = || approved.as_ref().map_err(String::clone);
 
     report.check("an_approved_server_answers_from_its_cage_while_the_host_is_enforced", || approved()?.answers());
+    report.check("a_server_that_an_approved_one_starts_is_stopped", || {
+        let text = approved()?.call(&json!({"nested": true}))?;
+        ensure(text == "it said nothing", || format!("of the other server it says: {text}"))?;
+        stopped_at_the_handshake(daemon, "nested", IN_IT)?;
+        ensure(cages()?.contains(&approved()?.cage), || "the approved server was stopped with it".into())?;
+        approved()?.answers()
+    });
+    report.check("what_an_approved_server_passes_on_as_it_came_is_left_alone", || {
+        let text = approved()?.call(&json!({"relayed": true}))?;
+        ensure(text == "it answered", || format!("of the other server it says: {text}"))?;
+        ensure(daemon.find_shadow("relayed")?.is_none(), || "it has a shadow record".into())
+    });
     report.check("docker_exec_into_an_approved_container_is_stopped", || {
         let cage = &approved()?.cage;
         Start::silent().run(&[CLIENT, "exec", "-i", cage, "/bin/busybox", "echo", "in"])?.left_alone()?;
