@@ -229,6 +229,12 @@ pub struct SandboxConfig {
     pub idle_stop_secs: u64,
     /// Seconds that a server may take from start to its answer to `initialize`.
     pub start_timeout_secs: u64,
+    /// Containers of servers that may run at once; to make room, the one that was used least recently is stopped.
+    pub max_running: usize,
+    /// Seconds of silence after which a running server is asked whether it still answers; 0 asks none.
+    pub ping_secs: u64,
+    /// Seconds that it may take to answer that; one that does not is ended.
+    pub ping_timeout_secs: u64,
 }
 
 impl Default for SandboxConfig {
@@ -242,6 +248,9 @@ impl Default for SandboxConfig {
             tmpfs_bytes: 64 << 20,
             idle_stop_secs: 900,
             start_timeout_secs: 30,
+            max_running: 64,
+            ping_secs: 60,
+            ping_timeout_secs: 10,
         }
     }
 }
@@ -276,6 +285,9 @@ impl Config {
         }
         if self.identity.provider.split('.').filter(|label| !label.is_empty()).count() < 2 {
             return bad("[identity] provider must have at least two labels, such as lazaret.local");
+        }
+        if self.sandbox.max_running == 0 || self.sandbox.ping_timeout_secs == 0 {
+            return bad("[sandbox] max_running and ping_timeout_secs must be at least 1");
         }
         if self.proxy.max_message_bytes < 64 << 10 {
             return bad("[proxy] max_message_bytes must be at least 65536");

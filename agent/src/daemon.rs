@@ -4,6 +4,7 @@
 //! listen; only then does it say so (systemd's `READY=1` and the summary).
 
 mod clients;
+mod egress;
 mod endpoints;
 mod running;
 mod summary;
@@ -218,7 +219,8 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
         return Err(DaemonError::NothingEnforced { mode: config.kernel.mode, why });
     }
     let guard = Arc::new(guard);
-    let sandbox = Sandbox::new(&config.sandbox, paths.instance());
+    let sandbox = Sandbox::new(&config.sandbox, paths.instance()).keeping_files_in(&paths.state_dir);
+    sandbox.set_egress_witness(Arc::new(egress::Recorder::new(audit.clone())));
     sandbox.set_launch_grant(guard.clone());
     let sandbox = Arc::new(sandbox);
     let hub = Hub::new(sandbox.clone(), admission.clone(), audit.clone(), &config);

@@ -27,6 +27,8 @@ pub const RELEASED: u32 = 1 << 4;
 pub const CLIENT: u32 = 1 << 5;
 /// The image that runs is a text tool that passes messages without serving them; judged anew at each exec.
 pub const INERT: u32 = 1 << 6;
+/// As [`INERT`], but it can rewrite what it reads: it is judged for that, and not for what it takes from a file.
+pub const REWRITES: u32 = 1 << 8;
 /// Stopped by `hold` and not yet decided.
 pub const HELD: u32 = 1 << 7;
 /// In the map `EXECUTABLES` only: the image gets its label where root runs it, and nowhere else.
@@ -35,4 +37,4 @@ pub const FOR_ROOT: u32 = 1 << 31;
 /// Nothing convicts a task with one of these.
 pub const CLEARED: u32 = APPROVED | TRUSTED | RELEASED;
 /// What another image does not inherit over exec.
-pub const OF_THE_IMAGE: u32 = TRUSTED | INERT;
+pub const OF_THE_IMAGE: u32 = TRUSTED | INERT | REWRITES;

@@ -13,6 +13,10 @@
 
 use crate::hash;
 
+mod skim;
+
+pub use skim::Skim;
+
 /// At the start of a line, or behind a message.
 const BETWEEN: u8 = 0;
 const INSIDE: u8 = 1;
@@ -47,6 +51,9 @@ const META_VERSION: u64 = hash::of(b"io.modelcontextprotocol/protocolVersion");
 const IS_INITIALIZE: u64 = hash::of(b"initialize");
 const IS_DISCOVER: u64 = hash::of(b"server/discover");
 
+/// Bytes of the longest string that is compared with anything; of a longer one, no more than these are hashed.
+const LONGEST: u32 = 40;
+
 /// What the first header starts with, in whatever case.
 const CONTENT: u64 = u64::from_le_bytes(*b"content-");
 /// Lines of headers before a message.
@@ -54,7 +61,7 @@ const MOST_HEADERS: u8 = 16;
 /// Objects are told from arrays down to this depth; below it only brackets and strings are followed.
 const TYPED: u32 = 64;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Parser {
     /// Of the string that is read.
@@ -229,11 +236,7 @@ impl Parser {
                 byte != b'\n' || self.late == 0
             }
             b'"' => {
-                self.mode = STRING;
-                self.hash = hash::START;
-                self.length = 0;
-                self.dated = 1;
-                self.naming = (expects == NAME || expects == NAME_OR_END) as u8;
+                self.begin_string(expects == NAME || expects == NAME_OR_END);
                 deep || self.naming != 0 || expects == VALUE || expects == VALUE_OR_END
             }
             b'{' | b'[' => {
@@ -267,6 +270,15 @@ impl Parser {
         if !good {
             self.other_text(byte);
         }
+    }
+
+    #[inline(always)]
+    fn begin_string(&mut self, naming: bool) {
+        self.mode = STRING;
+        self.hash = hash::START;
+        self.length = 0;
+        self.dated = 1;
+        self.naming = naming as u8;
     }
 
     #[inline(always)]
@@ -334,8 +346,7 @@ impl Parser {
 
     #[inline(always)]
     fn character(&mut self, byte: u8) {
-        // Nothing deeper than `_meta` counts.
-        if self.depth > self.base + 2 {
+        if self.says_nothing() {
             return;
         }
         self.hash = hash::step(self.hash, byte);

@@ -28,6 +28,7 @@ offsets! {
     task_real_parent = "task_struct" "real_parent";
     task_group_leader = "task_struct" "group_leader";
     task_tgid = "task_struct" "tgid";
+    task_start_time = "task_struct" "start_boottime";
     task_comm = "task_struct" "comm";
     task_cgroups = "task_struct" "cgroups";
     task_ptrace = "task_struct" "ptrace";

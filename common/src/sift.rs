@@ -5,9 +5,6 @@
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Bytes before a word that [`starts`] and [`says`] want to see again with it.
-pub const OVERLAP: usize = 2;
-
 /// 0 if no message starts in these eight bytes; `before` and `twice` are the eight bytes from one and from two before.
 ///
 /// A message starts with a bracket at the start of a line, perhaps behind white space, a byte order mark or a
@@ -25,17 +22,39 @@ pub fn starts(word: u64, before: impl FnOnce() -> u64, twice: impl FnOnce() -> u
     bracket & (control | (below(before, 0x21) & (below(twice, 0x21) | is(twice, 0xbf))))
 }
 
-/// 0 if these eight bytes say nothing that only a handshake says.
+/// 0 if these eight bytes have no byte of those that [`says`] looks for: `V`, `/` or a backslash.
 ///
-/// A handshake has `protocolVersion` or `server/discover` in it, or hides them behind `\u` or `\/`. So
-/// it has `lV`, `r/d`, `\u` or `\/` in some eight bytes, if words overlap by two. [`confirms`] looks closer.
+/// Bytes that differ from one of them in a bit or two pass, which saves a comparison.
 #[inline(always)]
-pub fn says(word: u64) -> u64 {
-    let capital = is(word, b'V') & is(word, b'l') << 8;
+pub fn may_say(word: u64) -> u64 {
+    is(word | (ONES * 0x0a), 0x5e) | is(word, b'/')
+}
+
+/// 0 if these eight bytes say nothing that only a handshake says; `before` and `after` are the eight bytes from one
+/// before and from one behind.
+///
+/// A handshake has `protocolVersion` or `server/discover` in it, or hides them behind `\u` or `\/`. [`confirms`]
+/// looks closer.
+#[inline(always)]
+pub fn says(word: u64, before: u64, after: u64) -> u64 {
+    let escaped = is(before, b'\\');
     let slash = is(word, b'/');
-    let path = slash & is(word, b'r') << 8 & is(word, b'd') >> 8;
-    let escape = (is(word, b'u') | slash) & is(word, b'\\') << 8;
-    capital | path | escape
+    let capital = is(word, b'V') & is(before, b'l');
+    let path = slash & is(before, b'r') & is(after, b'd');
+    capital | path | (slash | is(word, b'u')) & escaped
+}
+
+/// The high bit of each byte that ends a run of characters in a string: a quote, a backslash or a line's end. The
+/// lowest one is right.
+#[inline(always)]
+pub fn ends_run(word: u64) -> u64 {
+    is(word, b'"') | is(word, b'\\') | is(word, b'\n')
+}
+
+/// How many bytes lie below the lowest high bit that is set; `bits` is not 0.
+#[inline(always)]
+pub fn first(bits: u64) -> u64 {
+    (((bits & bits.wrapping_neg()).wrapping_sub(1) & ONES).wrapping_mul(ONES) >> 56).wrapping_sub(1)
 }
 
 /// Whether the eight bytes start with `lVersion` or `/discove`, or with the escape of a letter of a handshake.

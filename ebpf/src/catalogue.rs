@@ -13,7 +13,7 @@ use lazaret_common::event::ARGV;
 
 use crate::kernel::{Loop, repeat};
 use crate::maps::{STATE_RULES, STEPS};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::{names, package};
 
 pub const TOKEN: usize = 256;
@@ -77,6 +77,9 @@ pub struct Walk {
     /// The byte before.
     pub before: u8,
     pad: [u8; 5],
+    /// Bytes of the word in the step key that may be its version's, and whether some were.
+    word: u32,
+    versioned: u32,
     pub token: [u8; TOKEN],
     pub name: Key<PackageKey>,
     pub back: Key<PackageKey>,
@@ -90,7 +93,7 @@ pub fn judge(scratch: *mut Scratch) -> u8 {
         let s = &mut *scratch;
         begin(s);
         word_key(s, s.words.base[0]);
-        look_up(scratch);
+        look_up((*scratch).slot as u32);
         let s = &mut *scratch;
         if s.walk.action == 0 {
             if s.words.says_mcp == 0 {
@@ -113,8 +116,8 @@ pub fn judge_alias(scratch: *mut Scratch) -> u8 {
         s.walk.step.state = START;
         s.walk.step.kind = WORD;
         let name = names::bytes(s).cast();
-        bpf_probe_read_kernel_str(s.walk.step.name.as_mut_ptr().cast(), NAME as u32, name);
-        look_up(scratch);
+        s.walk.word = bpf_probe_read_kernel_str(s.walk.step.name.as_mut_ptr().cast(), NAME as u32, name) as u32;
+        look_up((*scratch).slot as u32);
         if (*scratch).walk.action == 0 {
             if !names::says_mcp(scratch) {
                 return 0;
@@ -183,21 +186,21 @@ unsafe fn word_key(s: &mut Scratch, from: u32) {
     let from = (from & (ARGV as u32 - 1)) as usize;
     // SAFETY: as in `copy_token`.
     unsafe {
-        bpf_probe_read_kernel_str(
+        let copied = bpf_probe_read_kernel_str(
             s.walk.step.name.as_mut_ptr().cast(),
             NAME as u32,
             (&raw const s.event.argv).cast::<u8>().add(from).cast(),
         );
+        s.walk.word = copied as u32;
     }
 }
 
 /// What the step key says, into `action` (0: nothing) and `next`. A word is also looked up without
 /// its version: `python3.12`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-unsafe fn look_up(scratch: *mut Scratch) -> u32 {
-    if scratch.is_null() {
-        return 0;
-    }
+extern "C" fn look_up(slot: u32) -> u32 {
+    let Some(scratch) = scratch::slot(slot) else { return 0 };
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let s = &mut *scratch;
@@ -208,8 +211,12 @@ unsafe fn look_up(scratch: *mut Scratch) -> u32 {
             return 1;
         }
         if s.walk.step.kind == WORD {
+            s.walk.versioned = 0;
             repeat(NAME as u32, version_byte, scratch);
             let s = &mut *scratch;
+            if s.walk.versioned == 0 {
+                return 1;
+            }
             if let Some(step) = STEPS.get_ptr(&s.walk.step) {
                 s.walk.action = (*step).action;
                 s.walk.next = (*step).next;
@@ -219,24 +226,23 @@ unsafe fn look_up(scratch: *mut Scratch) -> u32 {
     1
 }
 
-/// Takes digits and dots off the end.
-unsafe extern "C" fn version_byte(i: u64, context: *mut Loop) -> i64 {
+/// Takes digits and dots off the end: `word` counts the bytes before and the NUL.
+unsafe extern "C" fn version_byte(_: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s; the index is bounded.
     unsafe {
         let s = &mut *(*context).scratch;
         // Opaque, or the compiler subtracts from the pointer, whose bound the verifier then loses.
-        let at = core::hint::black_box((NAME as u64 - 1).wrapping_sub(i));
+        let at = core::hint::black_box((s.walk.word as u64).wrapping_sub(2));
         if at >= NAME as u64 {
             return 1;
         }
         let byte = &mut s.walk.step.name[at as usize];
-        if *byte == 0 {
-            return 0;
-        }
         if *byte != b'.' && (*byte < b'0' || *byte > b'9') {
             return 1;
         }
         *byte = 0;
+        s.walk.word -= 1;
+        s.walk.versioned = 1;
         0
     }
 }
@@ -290,7 +296,7 @@ unsafe fn last(scratch: *mut Scratch) -> i64 {
             s.walk.state = TOLD;
             word_key(s, s.walk.at);
             s.walk.step.kind = FLAG;
-            look_up(scratch);
+            look_up((*scratch).slot as u32);
             if (*scratch).walk.action == STOP {
                 (*scratch).walk.verdict = 0;
             }
@@ -308,7 +314,7 @@ unsafe fn flag(scratch: *mut Scratch) -> i64 {
         s.walk.step.state = s.walk.state;
         s.walk.step.kind = FLAG;
         repeat(NAME as u32, flag_byte, scratch);
-        look_up(scratch);
+        look_up((*scratch).slot as u32);
         let s = &mut *scratch;
         if s.walk.action == 0 && s.walk.token[1] != b'-' {
             let Some(rule) = STATE_RULES.get_ptr((s.walk.state as usize & (STATES - 1)) as u32) else { return 1 };
@@ -408,11 +414,11 @@ unsafe fn positional(scratch: *mut Scratch) -> i64 {
     }
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        package::components(scratch);
+        package::components((*scratch).slot as u32);
         let s = &mut *scratch;
         let from = if s.walk.base > s.walk.from { s.walk.base } else { s.walk.from };
         word_key(s, s.walk.at + from);
-        look_up(scratch);
+        look_up((*scratch).slot as u32);
         let s = &mut *scratch;
         match s.walk.action {
             0 => {}
@@ -432,7 +438,7 @@ unsafe fn positional(scratch: *mut Scratch) -> i64 {
         }
         s.walk.namespace = (*rule).namespace;
         s.walk.flags = (*rule).flags;
-        package::named(scratch);
+        package::named((*scratch).slot as u32);
         if (*scratch).walk.verdict != SERVER {
             return 1;
         }

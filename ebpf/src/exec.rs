@@ -23,7 +23,7 @@ use crate::{argv, catalogue, entries, event, grant, label, names, scope, trust, 
 pub fn exec(ctx: BtfTracePointContext) -> i32 {
     fired(Hook::Exec);
     let Some(settings) = scope::settings() else { return 0 };
-    let bprm: u64 = ctx.arg(2);
+    let bprm: *const u8 = ctx.arg(2);
     // SAFETY: kernel memory is read softly, scratch is this CPU's slot.
     unsafe { judge(settings, bprm) };
     0
@@ -65,7 +65,7 @@ fn carry_over() {
 }
 
 #[inline(always)]
-unsafe fn judge(settings: &Settings, bprm: u64) {
+unsafe fn judge(settings: &Settings, bprm: *const u8) {
     let task = current();
     let Some(scratch) = scratch::slot(scratch::EXEC) else { return };
     let mm = pointer(task as u64, offset!(task_mm));
@@ -115,10 +115,10 @@ pub unsafe fn evidence(scratch: *mut Scratch) -> (u8, bool) {
 
 /// What the new image keeps and gets; returns the label's flags.
 #[inline(always)]
-unsafe fn relabel(scratch: *mut Scratch, task: *mut task_struct, bprm: u64, mm: u64, settings: &Settings) -> u32 {
+unsafe fn relabel(scratch: *mut Scratch, task: *mut task_struct, bprm: *const u8, mm: u64, settings: &Settings) -> u32 {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        let mut gets = trust::label_of(scratch, task, pointer(bprm, offset!(bprm_file)), mm);
+        let mut gets = trust::label_of(scratch, task, bprm, mm);
         if settings.grants != 0 && gets & TRUSTED == 0 && grant::take(scratch, task) {
             gets |= APPROVED;
         }

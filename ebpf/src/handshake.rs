@@ -6,7 +6,7 @@
 //! Linux 5.17; reads and writes of anything else cost nothing.
 
 use lazaret_common::event::HANDSHAKE as KIND;
-use lazaret_common::label::{APPROVED, CLEARED, INERT};
+use lazaret_common::label::{APPROVED, CLEARED, INERT, REWRITES};
 use lazaret_common::mcp::Parser;
 use lazaret_common::settings::{HANDSHAKE, Settings};
 
@@ -79,9 +79,10 @@ unsafe fn judge(settings: &Settings, scratch: *mut Scratch, mark: *const Mark, c
             }
             return;
         }
-        if flags & INERT != 0 {
+        if flags & (INERT | REWRITES) != 0 {
             mark::carry(mark);
-        } else {
+        }
+        if flags & INERT == 0 {
             convict(scratch, settings);
         }
     }

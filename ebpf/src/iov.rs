@@ -1,17 +1,19 @@
 //! What goes through a channel: the user memory behind a `struct iov_iter`, segment by segment, in chunks.
 //!
 //! Most of it is no handshake. A first pass looks for the start of a message, about one instruction a byte; a second
-//! one for what only a handshake says, about seven; only what has both is parsed, which costs ten times that.
+//! one for what only a handshake says, about three; only what has both is parsed, which costs ten times that.
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
 use lazaret_common::sift::is_binary;
 
 use crate::json;
 use crate::kernel::{Loop, at_most, field, offset, pointer, repeat};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::sift;
 
 pub const CHUNK: usize = 2048;
+/// Bytes of it that are filled, so that the blocks of [`sift`] fit although they start before it.
+const FILLED: u64 = (CHUNK - sift::BLOCK as usize) as u64;
 /// Bytes of the chunk before, so that what lies across the border is seen.
 pub const BEFORE: usize = 16;
 pub const AFTER: usize = 96;
@@ -21,6 +23,14 @@ const LONGEST: u64 = 4 << 20;
 pub const SEGMENTS: u32 = 8;
 /// `UIO_MAXIOV`: the kernel takes no more.
 const MOST_SEGMENTS: u32 = 1024;
+/// Every pass has all chunks and segments before it, and the second one may come back for each block.
+const STEPS: u32 = 1 << 18;
+const _: () = assert!(
+    STEPS as u64
+        > 3 * (LONGEST / FILLED + 2 * MOST_SEGMENTS as u64) + (LONGEST / FILLED + MOST_SEGMENTS as u64) * TURNS as u64
+);
+/// Blocks of a chunk.
+const TURNS: u32 = (CHUNK as u64 / sift::BLOCK) as u32 + 1;
 /// Shorter writes are cheaper to look at than to be told from text.
 const WORTHWHILE: u64 = 256;
 
@@ -63,11 +73,13 @@ pub struct Input {
     pass: u32,
     /// The pass found something.
     pub found: u32,
-    at_once: u32,
-    open: u32,
-    /// Turn of a pass.
-    pub turn: u32,
+    /// It is parsed although nothing was found, unless it is whole.
+    goes_on: u32,
     reserved: u32,
+    /// Where in the chunk it goes on.
+    pub at: u32,
+    /// The block before says something.
+    pub near: u32,
     pub chunk: [u8; BEFORE + CHUNK + AFTER],
 }
 
@@ -256,13 +268,145 @@ pub unsafe fn examine(scratch: *mut Scratch, first: u32, open: bool, at_once: bo
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let input = &mut (*scratch).input;
-        input.pass = first;
-        input.open = open as u32;
-        input.at_once = at_once as u32;
-        // One loop for all of them: the verifier goes through its body once.
-        repeat(DONE + 1, pass, scratch);
+        // What starts behind other text is no message unless it is whole; what the limit cuts off is none at all.
+        input.goes_on = (open || at_once && input.all.left < LONGEST) as u32;
+        input.pass = if open { PARSES } else { first };
+        run_passes((*scratch).slot as u32);
         (*scratch).input.pass == PARSED
     }
+}
+
+/// Global, as the kernel calls it: verified once and by itself, not for every way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn run_passes(slot: u32) -> u32 {
+    let Some(scratch) = scratch::slot(slot) else { return 0 };
+    // SAFETY: scratch is this CPU's slot.
+    unsafe { begin_pass(&mut (*scratch).input) };
+    // One flat loop for all of it: the verifier goes through a body several times for each loop around it.
+    repeat(STEPS, step, scratch);
+    0
+}
+
+#[inline(always)]
+fn begin_pass(input: &mut Input) {
+    input.range = input.all;
+    if input.range.iov == 0 {
+        input.range.left = 0;
+    } else {
+        input.range.length = 0;
+    }
+    input.stop = 0;
+    input.found = 0;
+    input.near = 0;
+    input.filled = 0;
+    input.at = 0;
+    // SAFETY: the chunk's first two words.
+    unsafe { (&raw mut input.chunk).cast::<[u64; BEFORE / 8]>().write([0; BEFORE / 8]) };
+}
+
+#[inline(always)]
+fn end_pass(input: &mut Input) {
+    input.pass = match input.pass {
+        LOOKS if input.found != 0 => SIFTS,
+        SIFTS if input.found != 0 || input.goes_on != 0 && !sift::ends_whole(last(input)) => PARSES,
+        PARSES => PARSED,
+        _ => DONE,
+    };
+    // The last chunk stays where it is.
+    if input.pass < DONE {
+        begin_pass(input);
+    }
+}
+
+/// The last bytes of the last chunk, which have been carried to the front: the very last one first.
+#[inline(always)]
+fn last(input: &Input) -> [u8; 3] {
+    [input.chunk[BEFORE - 1], input.chunk[BEFORE - 2], input.chunk[BEFORE - 3]]
+}
+
+/// One chunk, or the way to the next one.
+unsafe extern "C" fn step(_: u64, context: *mut Loop) -> i64 {
+    // SAFETY: the context is `repeat`'s.
+    unsafe {
+        let scratch = (*context).scratch;
+        let input = &mut (*scratch).input;
+        if input.pass >= DONE {
+            return 1;
+        }
+        if input.near != 0 {
+            input.near = 0;
+            repeat(sift::BLOCK as u32 + 1, sift::near, scratch);
+            if (*scratch).input.stop != 0 {
+                return 0;
+            }
+        } else {
+            match fill(input) {
+                Filled::Chunk => {}
+                Filled::Nothing => return 0,
+                Filled::Ended => {
+                    end_pass(input);
+                    return 0;
+                }
+            }
+        }
+        match (*scratch).input.pass {
+            PARSES => repeat(CHUNK as u32, json::turn, scratch),
+            LOOKS => repeat(TURNS, sift::look, scratch),
+            _ => repeat(TURNS, sift::turn, scratch),
+        }
+        let input = &mut (*scratch).input;
+        if input.near == 0 && input.pass != PARSES {
+            sift::carry(input);
+        }
+    }
+    0
+}
+
+enum Filled {
+    Chunk,
+    /// The segment is empty.
+    Nothing,
+    /// The pass is over.
+    Ended,
+}
+
+/// Takes the next chunk.
+#[inline(always)]
+unsafe fn fill(input: &mut Input) -> Filled {
+    if input.stop != 0 {
+        return Filled::Ended;
+    }
+    let range = &mut input.range;
+    if range.length == 0 {
+        if range.left == 0 || range.most == 0 {
+            return Filled::Ended;
+        }
+        range.most -= 1;
+        range.base = pointer(range.iov, offset!(iovec_base)) + range.skip;
+        let length = pointer(range.iov, offset!(iovec_length)).saturating_sub(range.skip);
+        range.length = if length > range.left { range.left } else { length };
+        range.left -= range.length;
+        range.skip = 0;
+        range.iov += 16;
+    }
+    let length = at_most(range.length, FILLED);
+    if length == 0 {
+        return Filled::Nothing;
+    }
+    // SAFETY: the length is bounded by the chunk.
+    unsafe {
+        let to = (&raw mut input.chunk).cast::<u8>().add(BEFORE);
+        if !copy(to, length, input.range.base, input.range.kernel) {
+            return Filled::Ended;
+        }
+        input.at = 0;
+        input.filled = length as u32;
+        input.range.base += length;
+        input.range.length -= length;
+        sift::clear_behind(input);
+    }
+    Filled::Chunk
 }
 
 /// Tells what was examined from other messages, by its length and its last chunk.
@@ -285,88 +429,6 @@ unsafe extern "C" fn mix(i: u64, context: *mut Loop) -> i64 {
         let at = BEFORE + (i as usize & (CHUNK / 8 - 1)) * 8;
         let word = (&raw const s.input.chunk).cast::<u8>().add(at).cast::<u64>().read_unaligned();
         s.mark.digest = (s.mark.digest ^ word).wrapping_mul(PRIME).rotate_left(29);
-    }
-    0
-}
-
-unsafe extern "C" fn pass(_: u64, context: *mut Loop) -> i64 {
-    // SAFETY: the context is `repeat`'s.
-    unsafe {
-        let scratch = (*context).scratch;
-        let input = &mut (*scratch).input;
-        if input.pass >= DONE {
-            return 1;
-        }
-        input.range = input.all;
-        input.stop = 0;
-        input.found = 0;
-        let before = (&raw mut input.chunk).cast::<u64>();
-        before.write_unaligned(0);
-        before.add(1).write_unaligned(0);
-        repeat(at_most(input.all.most as u64, MOST_SEGMENTS as u64) as u32, segment, scratch);
-        let input = &mut (*scratch).input;
-        // What starts behind other text is no message unless it is whole; what the limit cuts off is none at all.
-        let goes_on = input.open != 0
-            || (input.at_once != 0 && input.all.left < LONGEST && !sift::ends_whole(input));
-        input.pass = match input.pass {
-            LOOKS if input.found != 0 => SIFTS,
-            SIFTS if input.found != 0 || goes_on => PARSES,
-            PARSES => PARSED,
-            _ => DONE,
-        };
-    }
-    0
-}
-
-unsafe extern "C" fn segment(_: u64, context: *mut Loop) -> i64 {
-    // SAFETY: the context is `repeat`'s.
-    unsafe {
-        let scratch = (*context).scratch;
-        let range = &mut (*scratch).input.range;
-        if range.left == 0 || (*scratch).input.stop != 0 {
-            return 1;
-        }
-        if range.iov == 0 {
-            range.left = 0;
-        } else {
-            range.base = pointer(range.iov, offset!(iovec_base)) + range.skip;
-            let length = pointer(range.iov, offset!(iovec_length)).saturating_sub(range.skip);
-            range.length = if length > range.left { range.left } else { length };
-            range.left -= range.length;
-            range.skip = 0;
-            range.iov += 16;
-        }
-        let chunks = (range.length + CHUNK as u64 - 1) / CHUNK as u64;
-        repeat(chunks as u32, chunk, scratch);
-    }
-    0
-}
-
-unsafe extern "C" fn chunk(_: u64, context: *mut Loop) -> i64 {
-    // SAFETY: the context is `repeat`'s; the length is bounded by the chunk.
-    unsafe {
-        let scratch = (*context).scratch;
-        let input = &mut (*scratch).input;
-        if input.range.length == 0 {
-            return 1;
-        }
-        let length = at_most(input.range.length, CHUNK as u64);
-        let to = (&raw mut input.chunk).cast::<u8>().add(BEFORE);
-        if !copy(to, length, input.range.base, input.range.kernel) {
-            input.stop = 1;
-            return 1;
-        }
-        input.range.base += length;
-        input.range.length -= length;
-        input.filled = length as u32;
-        if input.pass == PARSES {
-            repeat(length as u32, json::byte, scratch);
-        } else {
-            sift::chunk(scratch, input.pass);
-        }
-        if (*scratch).input.stop != 0 {
-            return 1;
-        }
     }
     0
 }

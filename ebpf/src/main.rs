@@ -29,6 +29,7 @@ mod mark;
 mod names;
 mod package;
 mod path;
+mod reader;
 mod scope;
 mod scratch;
 mod sift;

@@ -11,14 +11,13 @@
 //! An approved server may read what comes from outside of its container, and may pass that on as it came. What it says
 //! itself to a program that it has started opens a session that nobody has approved.
 
-use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
-use lazaret_common::label::{APPROVED, INERT};
+use lazaret_common::label::{APPROVED, INERT, REWRITES};
 
 use crate::channel::{self, Channel};
-use crate::kernel::{Loop, current, offset, pointer, read, repeat};
+use crate::kernel::{Loop, current, offset, pointer, repeat};
 use crate::maps::{CARRIERS, CHANNELS, FEEDS, HEARD};
 use crate::scratch::Scratch;
-use crate::{iov, label};
+use crate::{iov, label, reader};
 
 /// The writer and so many of its ancestors.
 pub const READERS: usize = 16;
@@ -26,8 +25,6 @@ pub type Readers = [u32; READERS];
 
 /// In the first place: everybody.
 const EVERYBODY: u32 = u32::MAX;
-/// The init process is everybody's ancestor.
-const INIT: u32 = 1;
 
 /// Keyed by the kernel object that the reader will name.
 #[derive(Clone, Copy)]
@@ -41,7 +38,7 @@ pub struct Mark {
     pub digest: u64,
     /// An approved server has written it, and not who talks to that.
     pub approved: u64,
-    /// Thread groups that may read it; 0: nobody.
+    /// Processes that may read it, by [`reader`]; 0: nobody.
     pub readers: Readers,
 }
 
@@ -63,16 +60,21 @@ pub unsafe fn excuses(mark: *const Mark, channel: Channel) -> bool {
 
 #[inline(always)]
 fn is_among(readers: &Readers, channel: Channel) -> bool {
-    // SAFETY: no arguments.
-    let group = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
     if readers[0] == EVERYBODY {
         return true;
     }
-    let mut among = false;
+    holds(readers, reader::own()) && !channel.is_stdin()
+}
+
+/// Without a branch for each of them, or the verifier follows every combination.
+#[inline(always)]
+fn holds(readers: &Readers, own: u32) -> bool {
+    let mut differences = 0;
     for reader in readers {
-        among |= *reader == group;
+        // Only nothing less one has the highest bit.
+        differences |= core::hint::black_box((*reader ^ own) as u64).wrapping_sub(1);
     }
-    among && !channel.is_stdin()
+    differences >> 63 != 0
 }
 
 /// `count` bytes have been read. `true`: the message was among them, nothing stands there any more.
@@ -96,8 +98,7 @@ pub unsafe fn carry(mark: *const Mark) {
     // SAFETY: an entry of the map.
     unsafe {
         if (*mark).readers[0] != EVERYBODY {
-            let group = (bpf_get_current_pid_tgid() >> 32) as u32;
-            let _ = CARRIERS.insert(&group, &(*mark).readers, 0); // the least recently used one makes room
+            let _ = CARRIERS.insert(&reader::own(), &(*mark).readers, 0); // the least recently used one makes room
         }
     }
 }
@@ -154,9 +155,8 @@ unsafe fn readers_of_current(scratch: *mut Scratch) {
         (*scratch).mark.readers = [0; READERS];
         (*scratch).cursor = current() as u64;
         repeat(READERS as u32, ancestor, scratch);
-        if label::flags() & INERT != 0 {
-            let group = (bpf_get_current_pid_tgid() >> 32) as u32;
-            match CARRIERS.get_ptr(&group) {
+        if label::flags() & (INERT | REWRITES) != 0 {
+            match CARRIERS.get_ptr(&reader::own()) {
                 Some(carried) => {
                     (*scratch).others = *carried;
                     meet(scratch);
@@ -200,11 +200,11 @@ unsafe extern "C" fn ancestor(i: u64, context: *mut Loop) -> i64 {
     // SAFETY: the context is `repeat`'s; the index is masked.
     unsafe {
         let s = &mut *(*context).scratch;
-        let group = read::<u32>(s.cursor, offset!(task_tgid)).unwrap_or(0);
-        if group <= INIT {
+        let reader = reader::of(s.cursor);
+        if reader == 0 {
             return 1;
         }
-        s.mark.readers[i as usize & (READERS - 1)] = group;
+        s.mark.readers[i as usize & (READERS - 1)] = reader;
         s.cursor = pointer(s.cursor, offset!(task_real_parent));
     }
     0
@@ -233,11 +233,7 @@ unsafe extern "C" fn meet_one(i: u64, context: *mut Loop) -> i64 {
         let s = &mut *(*context).scratch;
         let at = i as usize & (READERS - 1);
         let own = s.mark.readers[at];
-        let mut among = false;
-        for other in &s.others {
-            among |= *other == own;
-        }
-        if !among {
+        if !holds(&s.others, own) {
             s.mark.readers[at] = 0;
         }
     }

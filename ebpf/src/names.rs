@@ -10,7 +10,7 @@ use lazaret_common::event::ARGV;
 use lazaret_common::hash;
 
 use crate::argv::{self, WORDS};
-use crate::kernel::{Loop, offset, pointer, read, repeat};
+use crate::kernel::{Loop, field, offset, pointer, repeat};
 use crate::scratch::Scratch;
 use crate::{catalogue, entries};
 
@@ -44,9 +44,9 @@ pub struct Names {
 
 /// Finds the words of the argv, and the one that names the script if it is one.
 #[inline(always)]
-pub unsafe fn find(scratch: *mut Scratch, bprm: u64) {
-    let path = pointer(bprm, offset!(bprm_filename));
-    let script = pointer(bprm, offset!(bprm_interp)) != path;
+pub unsafe fn find(scratch: *mut Scratch, bprm: *const u8) {
+    let path: u64 = field(bprm, offset!(bprm_filename));
+    let script = field::<u64>(bprm, offset!(bprm_interp)) != path;
     argv::words(scratch, if script { WORDS } else { 1 });
     // SAFETY: scratch is this CPU's slot.
     unsafe {
@@ -54,7 +54,7 @@ pub unsafe fn find(scratch: *mut Scratch, bprm: u64) {
         s.words.script = 0;
         s.words.uid = bpf_get_current_uid_gid() as u32;
         s.names.path = path;
-        s.names.file = pointer(bprm, offset!(bprm_file));
+        s.names.file = field(bprm, offset!(bprm_file));
         if !script {
             return;
         }
@@ -66,7 +66,7 @@ pub unsafe fn find(scratch: *mut Scratch, bprm: u64) {
         }
         s.names.length = copied as u32;
         repeat(WORDS, is_script, scratch);
-        let flags = read::<u32>(bprm, offset!(bprm_interp_flags)).unwrap_or(0);
+        let flags = field::<u32>(bprm, offset!(bprm_interp_flags));
         let words = &mut (*scratch).words;
         if words.script != 0 && words.script < WORDS && flags & PRESERVES_ARGV0 != 0 {
             words.script += 1;

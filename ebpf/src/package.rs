@@ -11,7 +11,7 @@ use lazaret_common::catalogue::{
 use crate::catalogue::{TOKEN, is_word};
 use crate::kernel::{Loop, repeat};
 use crate::maps::PACKAGES;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 
 const MASK: u32 = TOKEN as u32 - 1;
 
@@ -25,7 +25,7 @@ pub unsafe fn program(scratch: *mut Scratch) {
         s.walk.flags = 0;
         s.walk.from = 0;
         begin(scratch);
-        find(scratch);
+        find((*scratch).slot as u32);
         decide(scratch);
     }
 }
@@ -38,19 +38,18 @@ pub unsafe fn value(scratch: *mut Scratch) -> i64 {
     }
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        components(scratch);
+        components((*scratch).slot as u32);
         (*scratch).walk.flags = 0;
-        named(scratch);
+        named((*scratch).slot as u32);
         ((*scratch).walk.verdict != 0) as i64
     }
 }
 
 /// Judges the name at `walk.from` in the token, whose components are known.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe fn named(scratch: *mut Scratch) -> u32 {
-    if scratch.is_null() {
-        return 0;
-    }
+pub extern "C" fn named(slot: u32) -> u32 {
+    let Some(scratch) = scratch::slot(slot) else { return 0 };
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         begin(scratch);
@@ -79,7 +78,7 @@ pub unsafe fn named(scratch: *mut Scratch) -> u32 {
                 s.walk.from = base;
             }
         }
-        find(scratch);
+        find((*scratch).slot as u32);
         let s = &mut *scratch;
         if s.walk.one == 0 || s.walk.namespace == NPM {
             // `git+https://host/NAME.git`, `./dist/NAME-1.0.whl`, `host/org/NAME`: the last component.
@@ -92,13 +91,13 @@ pub unsafe fn named(scratch: *mut Scratch) -> u32 {
             };
             if last != 0 {
                 s.walk.from = last;
-                find(scratch);
+                find((*scratch).slot as u32);
             }
         }
         let s = &mut *scratch;
         if s.walk.namespace == IMAGE && s.walk.registry != 0 && s.walk.first != 0 && s.walk.first < base {
             s.walk.from = s.walk.first;
-            find(scratch);
+            find((*scratch).slot as u32);
         }
         decide(scratch);
     }
@@ -177,11 +176,10 @@ fn is_major(s: &Scratch, from: u32) -> bool {
 }
 
 /// Finds the components of the token.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe fn components(scratch: *mut Scratch) -> u32 {
-    if scratch.is_null() {
-        return 0;
-    }
+pub extern "C" fn components(slot: u32) -> u32 {
+    let Some(scratch) = scratch::slot(slot) else { return 0 };
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let walk = &mut (*scratch).walk;
@@ -272,11 +270,10 @@ fn is_node_modules(s: &Scratch, start: u32) -> bool {
 }
 
 /// Looks the name at `walk.from` up, from the front and from the back.
+#[unsafe(no_mangle)]
 #[inline(never)]
-unsafe fn find(scratch: *mut Scratch) -> u32 {
-    if scratch.is_null() {
-        return 0;
-    }
+extern "C" fn find(slot: u32) -> u32 {
+    let Some(scratch) = scratch::slot(slot) else { return 0 };
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let s = &mut *scratch;

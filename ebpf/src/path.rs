@@ -2,7 +2,7 @@
 //!
 //! Only for events: by the time that user space looks, a killed process is gone.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use lazaret_common::event::{PATH, PATH_SLACK, Path};
 
 use crate::kernel::{Loop, offset, pointer, repeat};
@@ -78,14 +78,24 @@ unsafe extern "C" fn component(_: u64, context: *mut Loop) -> i64 {
     0
 }
 
+/// Copies the walk's output. By the kernel: the compiler's own copy is a loop over bytes, which the verifier follows
+/// byte by byte.
+#[inline(always)]
+unsafe fn keep(scratch: *mut Scratch, to: *mut Path) {
+    // SAFETY: both lie in this CPU's slot.
+    unsafe {
+        let from = (&raw const (*scratch).path.output).cast();
+        bpf_probe_read_kernel(to.cast(), size_of::<Path>() as u32, from);
+    }
+}
+
 /// The executable's path into the event.
 #[inline(always)]
 pub unsafe fn exe(scratch: *mut Scratch, file: u64) -> bool {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let whole = file != 0 && walk(scratch, file + offset!(file_path) as u64);
-        let s = &mut *scratch;
-        core::ptr::copy_nonoverlapping(&raw const s.path.output, &raw mut s.event.head.exe, 1);
+        keep(scratch, &raw mut (*scratch).event.head.exe);
         whole
     }
 }
@@ -96,8 +106,7 @@ pub unsafe fn cwd(scratch: *mut Scratch, fs: u64) -> bool {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let whole = fs != 0 && walk(scratch, fs + offset!(fs_pwd) as u64);
-        let s = &mut *scratch;
-        core::ptr::copy_nonoverlapping(&raw const s.path.output, &raw mut s.event.head.cwd, 1);
+        keep(scratch, &raw mut (*scratch).event.head.cwd);
         whole
     }
 }

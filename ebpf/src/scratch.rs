@@ -57,11 +57,17 @@ pub struct Scratch {
     pub pending: Pending,
     /// Where the walk over the ancestors stands.
     pub cursor: u64,
+    /// Which slot it is: what a global function is called with, so that it has a pointer into the map to work with.
+    /// 6.1 takes no key from memory that it only knows as an argument.
+    pub slot: u64,
     /// A kernfs name or a socket path.
     pub name: [u8; 128],
 }
 
 #[inline(always)]
 pub fn slot(index: u32) -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(index)
+    let scratch = SCRATCH.get_ptr_mut(index)?;
+    // SAFETY: this CPU's slot.
+    unsafe { (*scratch).slot = index as u64 };
+    Some(scratch)
 }

@@ -14,7 +14,7 @@ use lazaret_common::hook::Hook;
 use lazaret_common::label::{APPROVED, FOR_ROOT, OF_THE_IMAGE, TRUSTED};
 use lazaret_common::settings::ExecutableKey;
 
-use crate::kernel::{Loop, at_most, offset, pointer, read, repeat};
+use crate::kernel::{Loop, at_most, field, offset, pointer, read, repeat};
 use crate::label;
 use crate::maps::{EXECUTABLES, fired};
 use crate::scratch::Scratch;
@@ -42,16 +42,21 @@ pub struct Environment {
     chunk: [u8; CHUNK as usize],
 }
 
-/// The flags that the image of `file` gets in the memory `mm` of `task`.
+/// The flags that the image of the program that `bprm` (a typed pointer) tells of gets in the memory `mm` of `task`.
 #[inline(always)]
-pub unsafe fn label_of(scratch: *mut Scratch, task: *mut task_struct, file: u64, mm: u64) -> u32 {
-    if file == 0 {
+pub unsafe fn label_of(scratch: *mut Scratch, task: *mut task_struct, bprm: *const u8, mm: u64) -> u32 {
+    let file: *const u8 = field(bprm, offset!(bprm_file));
+    if file.is_null() {
         return 0;
     }
-    let node = pointer(file, offset!(file_inode));
-    let inode = pointer(node, offset!(inode_ino));
-    let dev = read::<u32>(pointer(node, offset!(inode_sb)), offset!(sb_dev)).unwrap_or(0);
-    let owner = read::<u32>(node, offset!(inode_uid)).unwrap_or(u32::MAX);
+    let node: *const u8 = field(file, offset!(file_inode));
+    if node.is_null() {
+        return 0;
+    }
+    let inode = field(node, offset!(inode_ino));
+    let owner = field(node, offset!(inode_uid));
+    let sb: *const u8 = field(node, offset!(inode_sb));
+    let dev = if sb.is_null() { 0 } else { field(sb, offset!(sb_dev)) };
     // SAFETY: read at once.
     let Some(found) = (unsafe { EXECUTABLES.get(&ExecutableKey { inode, dev, uid: owner }) }) else { return 0 };
     let gets = *found & OF_THE_IMAGE;

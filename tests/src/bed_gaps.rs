@@ -44,15 +44,26 @@ const TRACEPOINT_RACES: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Properties that no backend keeps.
+const EVERYWHERE: &[(&str, &[&str])] = &[(
+    "who has messages stand in more than 8,000 channels at once pushes the oldest marks out: a message is then judged when it is read, and not when it is spliced",
+    &["a_message_whose_mark_was_pushed_out_is_judged_when_it_is_moved"],
+)];
+
 /// Properties whose session has no place among other people's processes.
 const NOT_ON_A_HOST: &[(&str, &[&str])] = &[(
     "a daemon that judges a uid would judge what is not this run's",
-    &["inside_of_the_uid_scope_a_shadow_server_is_stopped", "outside_of_the_uid_scope_a_shadow_server_is_left_alone"],
+    &[
+        "inside_of_the_uid_scope_a_shadow_server_is_stopped",
+        "outside_of_the_uid_scope_a_shadow_server_is_left_alone",
+        "who_becomes_root_stays_in_the_scope_of_the_uid",
+    ],
 )];
 
 /// Why `backend` does not keep `property`.
 pub fn of(backend: &str, property: &str) -> Option<&'static str> {
-    all().find(|(of, name, _)| *of == backend && *name == property).map(|(_, _, reason)| reason)
+    let here = all().find(|(of, name, _)| *of == backend && *name == property).map(|(_, _, reason)| reason);
+    here.or_else(|| flat(EVERYWHERE).find(|(name, _)| *name == property).map(|(_, reason)| reason))
 }
 
 /// Backend, property and reason of every gap.
@@ -62,7 +73,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static str, &'static str)>
 
 /// A gap that nothing follows from if the check passes.
 pub fn is_a_race(property: &str) -> bool {
-    flat(TRACEPOINT_RACES).any(|(name, _)| name == property)
+    flat(TRACEPOINT_RACES).chain(flat(EVERYWHERE)).any(|(name, _)| name == property)
 }
 
 pub fn not_on_a_host(property: &str) -> Option<&'static str> {
@@ -71,7 +82,8 @@ pub fn not_on_a_host(property: &str) -> Option<&'static str> {
 
 /// Every property that is named here.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    flat(TRACEPOINT).chain(flat(TRACEPOINT_RACES)).chain(flat(NOT_ON_A_HOST)).map(|(name, _)| name)
+    let gaps = flat(TRACEPOINT).chain(flat(TRACEPOINT_RACES)).chain(flat(EVERYWHERE));
+    gaps.chain(flat(NOT_ON_A_HOST)).map(|(name, _)| name)
 }
 
 fn flat(

@@ -5,6 +5,7 @@
 
 mod claude;
 pub(crate) mod elf;
+mod life;
 mod peer;
 mod scope;
 
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 
 pub use claude::Health;
 pub use elf::write_marker_program;
+pub use life::{OwnDocker, docker, life_image};
 pub use peer::{Peer, result_of};
 pub use scope::{Scope, hierarchy as cgroup_hierarchy};
 
@@ -153,6 +155,11 @@ impl House {
     pub fn kill_daemon(&mut self) {
         let Some(mut child) = self.daemon.take() else { return };
         child.kill().and_then(|()| child.wait()).expect("a child can be killed");
+    }
+
+    /// Its process, while it runs.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").id()
     }
 
     /// What the daemon has said so far.

@@ -15,6 +15,7 @@ pub mod messages;
 pub mod qemu;
 pub mod reading;
 pub mod stdio;
+pub mod taking;
 pub mod uring;
 
 /// Says that a test cannot run here, and why. `cargo xtask test` counts these through the file that

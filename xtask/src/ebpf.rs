@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::sh;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The loader needs BTF for the maps and for reading kernel structs; panics have nowhere to go.
-const FLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C panic=abort";
+/// The loader needs BTF for the maps and for reading kernel structs; panics have nowhere to go. LLVM expands no copy and
+/// no clearing of memory "in order", but calls functions that go byte by byte, which the verifier then follows.
+const FLAGS: &str = "-C debuginfo=2 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order -C panic=abort";
 const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none";
 
 pub fn build(root: &Path) -> Result<()> {

@@ -12,9 +12,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 const LINES: [(&str, &str, &str); 2] =
     [("6.1", "linux-image-6.1.0-", "-amd64"), ("6.12", "linux-image-6.12.", "+deb12-amd64")];
 
-/// What a guest needs to see this machine's files, in the order of loading.
-const MODULES: [&str; 6] =
-    ["fs/fscache/fscache", "fs/netfs/netfs", "net/9p/9pnet", "fs/9p/9p", "net/9p/9pnet_virtio", "fs/overlayfs/overlay"];
+/// What a guest needs to see this machine's files, in the order of loading, and last what [`LAST_MODULE`] is.
+const MODULES: [&str; 7] = [
+    "fs/fscache/fscache",
+    "fs/netfs/netfs",
+    "net/9p/9pnet",
+    "fs/9p/9p",
+    "net/9p/9pnet_virtio",
+    "fs/overlayfs/overlay",
+    "fs/binfmt_misc",
+];
+
+/// Every kernel has it apart: where it is, all are. For interpreters that are registered with the kernel.
+const LAST_MODULE: &str = "modules/6-binfmt_misc.ko";
 
 pub struct Kernel {
     /// `6.1` or `6.12`.
@@ -28,7 +38,7 @@ pub fn kernels(root: &Path) -> Result<Vec<Kernel>> {
         .iter()
         .map(|(version, prefix, suffix)| {
             let vmlinuz = root.join("target/qemu").join(version).join("vmlinuz");
-            if !vmlinuz.exists() || !vmlinuz.with_file_name("modules").exists() {
+            if !vmlinuz.exists() || !vmlinuz.with_file_name(LAST_MODULE).exists() {
                 download(&vmlinuz, prefix, suffix).with_context(|| {
                     format!("cannot get a Debian {version} kernel for the QEMU tests; kernel tests for it are skipped")
                 })?;

@@ -3,17 +3,21 @@
 //! A finding decides nothing: its absence proves nothing, its presence may be innocent. It only
 //! steers the eye of whoever approves.
 
-use std::collections::{BTreeSet, HashMap};
+mod names;
+mod secrets;
 
 use serde::{Deserialize, Serialize};
 
+use self::names::{Known, posing};
 use super::model::{Review, Server, Tool};
+use super::service::DeniedPin;
 use crate::proxy::json::Json;
 
 /// Something in a server's own words that tries to act on the model rather than to inform it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// `hidden-text`, `instruction-like`, `shadowing-name`, `look-alike`, `same-name`, `odd-name`, `loads-code`.
+    /// `hidden-text`, `instruction-like`, `shadowing-name`, `look-alike`, `same-name`, `odd-name`, `loads-code`,
+    /// `private-network`, `secret`, `oversize`, `no-integrity`, `denied-before`.
     pub kind: String,
     /// Where: `tool echo: description`, `instructions`, …
     pub place: String,
@@ -56,85 +60,87 @@ const MOST: usize = 100;
 /// Longest place and name that is looked at whole: both are the server's, and are copied.
 const MAX_PLACE: usize = 256;
 
-/// `known` are the tools of all servers, so that names that pose as another server's are seen.
-pub(super) fn scan(server: &Server, review: &Review, tools: &[Json], prompts: &[Json], known: &[Tool]) -> Vec<Finding> {
+/// Bytes of one descriptor, and of all that a server lists, beyond which nobody reads it whole,
+/// while a model has to.
+const LARGE: usize = 16 << 10;
+const LARGE_LISTING: usize = 256 << 10;
+const LARGE_TEXT: usize = 4 << 10;
+
+/// What else is known when a review is looked through.
+pub(super) struct Around<'a> {
+    /// The tools of all servers, so that names that pose as another server's are seen.
+    pub tools: &'a [Tool],
+    /// An earlier denial of the same package, in whatever version and with whatever arguments.
+    pub denied: Option<&'a DeniedPin>,
+}
+
+pub(super) fn scan(server: &Server, review: &Review, listed: &[(&str, &[Json])], around: &Around<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
-    let known = Known::of(&server.name, known);
+    let known = Known::of(&server.name, around.tools);
+    if let Some(denied) = around.denied {
+        let text = format!("it was denied as {} by {}: {}", denied.server, denied.by, denied.why);
+        push(&mut found, "denied-before", "package", &printable(&text));
+    }
+    for (place, arguments) in [("arguments", &server.launch.args), ("configured", &server.launch.configured)] {
+        if let Some(what) = secrets::in_arguments(arguments) {
+            let text = format!("{}, which every listing of it shows; pass it in the environment", printable(&what));
+            push(&mut found, "secret", place, &text);
+        }
+    }
+    without_integrity(review, &mut found);
     for (name, value) in server.launch.code_env() {
         push(&mut found, "loads-code", &format!("environment {}", printable(shorten(name))), &printable(value));
+    }
+    for egress in server.launch.egress.iter().filter(|egress| egress.private()) {
+        push(&mut found, "private-network", &format!("egress {egress}"), "it may reach a private network or this host");
     }
     if let Some(text) = &review.instructions {
         look("instructions", text, &mut found);
     }
-    for (what, items) in [("tool", tools), ("prompt", prompts)] {
-        for item in items {
+    let mut bytes = 0;
+    for (what, items) in listed {
+        for item in *items {
+            bytes += size(what, item, &mut found);
             let name = item.get("name").and_then(Json::as_str).unwrap_or_default();
             let place = format!("{what} {}", printable(shorten(name)));
             let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.' | b'/');
-            if !name.bytes().all(plain) || name.len() > 128 {
+            // The name of a template is a title.
+            if *what != "template" && (!name.bytes().all(plain) || name.len() > 128) {
                 push(&mut found, "odd-name", &place, &printable(shorten(name)));
             }
-            if what == "tool" {
+            if *what == "tool" {
                 posing(&place, shorten(name), &known, &mut found);
             }
             walk(&place, item, &mut found);
         }
     }
+    if bytes > LARGE_LISTING {
+        push(&mut found, "oversize", "listing", &format!("{bytes} bytes of names, texts and schemas in all"));
+    }
     found
 }
 
-/// The other servers' tools, ready to be compared with: a listing may have tens of thousands.
-struct Known<'a> {
-    /// Servers by the tools' names.
-    names: HashMap<&'a str, &'a str>,
-    /// A tool's name and its server, by what the name reads like.
-    skeletons: HashMap<String, (&'a str, &'a str)>,
-    servers: BTreeSet<&'a str>,
+/// Its bytes; more than a person reads is a finding.
+fn size(kind: &str, item: &Json, found: &mut Vec<Finding>) -> usize {
+    let bytes = item.to_text().len();
+    let name = shorten(item.get("name").and_then(Json::as_str).unwrap_or_default());
+    let place = format!("{kind} {}", printable(name));
+    if bytes > LARGE {
+        push(found, "oversize", &place, &format!("{bytes} bytes; `--full` shows them"));
+    }
+    let text = item.get("description").and_then(Json::as_str).unwrap_or_default().len();
+    if text > LARGE_TEXT {
+        push(found, "oversize", &format!("{place}: description"), &format!("{text} bytes"));
+    }
+    bytes
 }
 
-impl<'a> Known<'a> {
-    fn of(server: &str, tools: &'a [Tool]) -> Self {
-        let others = || tools.iter().filter(|tool| tool.server != server);
-        let pair = |tool: &'a Tool| (shorten(&tool.name), tool.server.as_str());
-        Self {
-            names: others().map(pair).collect(),
-            skeletons: others().map(pair).map(|pair| (skeleton(pair.0), pair)).collect(),
-            servers: others().map(|tool| tool.server.as_str()).collect(),
-        }
+/// Packages of the image that nothing vouches for.
+fn without_integrity(review: &Review, found: &mut Vec<Finding>) {
+    let names = review.package["without_integrity"].as_array().into_iter().flatten();
+    for name in names.filter_map(serde_json::Value::as_str).take(MOST / 4) {
+        push(found, "no-integrity", &format!("package {}", printable(shorten(name))), "the lock has no hash of it");
     }
-}
-
-/// Names that a model may take for another server's tool.
-fn posing(place: &str, name: &str, known: &Known<'_>, found: &mut Vec<Finding>) {
-    // No server's name holds the separator.
-    if let Some((server, _)) = name.split_once("__").filter(|(server, _)| known.servers.contains(server)) {
-        push(found, "shadowing-name", place, &format!("it carries the name of the server {server}"));
-    }
-    if let Some(server) = known.names.get(name) {
-        push(found, "same-name", place, &format!("{server} has a tool of that name"));
-    } else if let Some((other, server)) = known.skeletons.get(&skeleton(name)) {
-        push(found, "look-alike", place, &format!("it reads like {} of {server}", printable(other)));
-    }
-}
-
-/// What is left of a name when case, separators and look-alike characters are taken away.
-fn skeleton(name: &str) -> String {
-    let plain = name.chars().filter(|c| !matches!(c, '_' | '-' | '.' | '/' | ' ') && !hidden(*c));
-    plain
-        .flat_map(char::to_lowercase)
-        .map(|c| match c {
-            '0' | 'о' | 'ο' => 'o',
-            '1' | 'i' | 'і' | '|' | 'ı' => 'l',
-            'а' | 'α' => 'a',
-            'е' => 'e',
-            'с' => 'c',
-            'р' | 'ρ' => 'p',
-            'х' => 'x',
-            'у' => 'y',
-            'ѕ' => 's',
-            c => c,
-        })
-        .collect()
 }
 
 /// Every string in the descriptor, member names included: a schema can carry a message too.
@@ -153,6 +159,9 @@ fn walk(place: &str, json: &Json, found: &mut Vec<Finding>) {
 }
 
 fn look(place: &str, text: &str, found: &mut Vec<Finding>) {
+    if let Some(what) = secrets::in_text(text) {
+        push(found, "secret", place, &what);
+    }
     if text.chars().any(hidden) {
         push(found, "hidden-text", place, &printable(text));
     }
@@ -230,30 +239,6 @@ mod tests {
     #[test]
     fn plain_descriptions_in_any_language_are_not_findings() {
         assert!(kinds(r#"{"description":"Liest eine Datei.\n\tZeilenweise","title":"ファイルを読む 👍"}"#).is_empty());
-    }
-
-    #[test]
-    fn names_that_pose_as_another_servers_tool_are_found() {
-        let known = Tool {
-            server: "files".into(),
-            name: "read_file".into(),
-            state: crate::admission::AdmissionState::Approved,
-            descriptor: String::new(),
-            digest: String::new(),
-            history: vec![],
-        };
-        let kinds = |server: &str, name: &str| {
-            let mut found = Vec::new();
-            posing("p", name, &Known::of(server, std::slice::from_ref(&known)), &mut found);
-            found.into_iter().map(|finding| finding.kind).collect::<Vec<_>>()
-        };
-        assert_eq!(kinds("x", "files__read"), ["shadowing-name"]);
-        assert_eq!(kinds("x", "read_file"), ["same-name"]);
-        for name in ["readFile", "read-f1le", "rеad_file", "read_file\u{200b}"] {
-            assert_eq!(kinds("x", name), ["look-alike"], "{name}");
-        }
-        assert!(kinds("x", "read_files").is_empty());
-        assert!(kinds("files", "read_file").is_empty(), "its own tool");
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub fn pinned(launch: &LaunchDefinition, review: &Review, tools: &[String]) -> V
     let mounts: Vec<Value> = launch.mounts.iter().map(|mount| json!(mount)).collect();
     let code_env: serde_json::Map<String, Value> =
         launch.code_env().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    let mut lock = exact(&review.lock.to_string());
+    if let Some(lock) = lock.as_object_mut() {
+        // The package manager's own file says the same as `packages`, in more words.
+        lock.remove("files");
+    }
     json!({
         "launch": {
             "source": exact(&json!(launch.source).to_string()),
@@ -44,6 +49,8 @@ pub fn pinned(launch: &LaunchDefinition, review: &Review, tools: &[String]) -> V
             "environment": launch.env.keys().collect::<Vec<_>>(),
             "loads code": code_env,
             "mounts": mounts,
+            "isolation": launch.isolation,
+            "egress": launch.egress,
         },
         "image": review.image_id,
         "command": review.argv,
@@ -52,7 +59,7 @@ pub fn pinned(launch: &LaunchDefinition, review: &Review, tools: &[String]) -> V
         "prompts": sorted(&review.prompts),
         "resource templates": sorted(&review.resource_templates),
         "tools": tools.into_iter().collect::<serde_json::Map<_, _>>(),
-        "lock": exact(&review.lock.to_string()),
+        "lock": lock,
     })
 }
 

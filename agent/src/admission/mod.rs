@@ -6,6 +6,7 @@
 //! decision on exactly the digest that the review saw, and a change takes the approval away.
 
 pub mod clients;
+pub mod egress;
 mod files;
 pub mod findings;
 pub mod former;
@@ -17,8 +18,11 @@ pub mod review;
 mod service;
 mod watch;
 
+pub use egress::Egress;
 pub use findings::Finding;
-pub use model::{AdmissionState, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition, loads_code};
+pub use model::{
+    AdmissionState, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition, loads_code,
+};
 pub use review::ReviewError;
 pub use service::{Admission, DeniedPin, valid_name};
 pub use watch::{ClientWatch, ConfigChange, Definition, EntryChange, What, Writer, WriterParent};
@@ -28,6 +32,8 @@ use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
+    #[error("cannot deny {0}: no reason was given, and whoever meets it next will ask for one; write it as --why")]
+    NoReason(String),
     #[error("cannot find the server {0:?}: no entry has that name; see `lazaret server list`")]
     NoServer(String),
     #[error(

@@ -1,10 +1,11 @@
 //! What admission knows of servers and tools, as it is stored and shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::egress::Egress;
 use super::findings::Finding;
 use crate::store::Record;
 
@@ -38,6 +39,33 @@ pub struct Mount {
     pub writable: bool,
 }
 
+/// Who shares one container of a server, and with it the state that the server keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// One container for all agents.
+    #[default]
+    Shared,
+    /// A container for each agent: none sees what another one left in the server.
+    PerAgent,
+    /// A container for each session of an agent, which ends with the session.
+    PerSession,
+}
+
+impl Isolation {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::PerAgent => "per-agent",
+            Self::PerSession => "per-session",
+        }
+    }
+}
+
 /// How a server is started: part of what is reviewed and pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchDefinition {
@@ -51,6 +79,14 @@ pub struct LaunchDefinition {
     /// Loosenings of the cage.
     #[serde(default)]
     pub mounts: Vec<Mount>,
+    /// What it may reach outside of its cage: another loosening.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<Egress>,
+    /// Which of the variables are secrets, as the operator said.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Isolation::is_default")]
+    pub isolation: Isolation,
     /// The command as a client's config or the operator wrote it, for people.
     pub configured: Vec<String>,
 }
@@ -183,6 +219,12 @@ impl Record for Server {
     }
 }
 
+/// The denial behind a quarantined entry, if it was the last decision on it.
+pub fn denied_before(state: AdmissionState, history: &[Transition]) -> Option<&Transition> {
+    let last = history.iter().rev().find(|step| step.to != AdmissionState::Quarantined);
+    last.filter(|step| step.to == AdmissionState::Denied && state == AdmissionState::Quarantined)
+}
+
 /// A tool of a server, as the review saw it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tool {
@@ -200,6 +242,11 @@ impl Tool {
     /// NUL cannot stand in a server's name, so that no two pairs share a key.
     pub fn key_of(server: &str, tool: &str) -> String {
         format!("{server}\0{tool}")
+    }
+
+    /// The denial that was the last decision on it, where its descriptor has changed since.
+    pub fn denied_before(&self) -> Option<&Transition> {
+        denied_before(self.state, &self.history)
     }
 }
 

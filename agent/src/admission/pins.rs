@@ -106,6 +106,35 @@ pub fn launch_digest(launch: &LaunchDefinition) -> String {
             .bytes(mount.container.as_os_str().as_encoded_bytes())
             .text(if mount.writable { "rw" } else { "ro" });
     }
+    // Nothing at all where there is none, so that older pins stay what they were.
+    if !launch.egress.is_empty() {
+        pin.text("egress").0.update((launch.egress.len() as u64).to_be_bytes());
+        for egress in &launch.egress {
+            pin.text(egress.host()).bytes(&egress.port().to_be_bytes());
+            pin.text(if egress.private() { "private" } else { "public" });
+        }
+    }
+    if !launch.isolation.is_default() {
+        pin.text("isolation").text(launch.isolation.as_str());
+    }
+    pin.finish()
+}
+
+/// Over where the code comes from, in whatever version and however it is started.
+pub fn package_digest(launch: &LaunchDefinition) -> String {
+    let mut pin = Pin::new("package");
+    match &launch.source {
+        Source::Npm { package, .. } => pin.text("npm").text(package),
+        Source::Pypi { package, .. } => pin.text("pypi").text(package),
+        Source::Local { path, .. } => pin.text("local").bytes(path.as_os_str().as_encoded_bytes()),
+        Source::Image { image, .. } if image.starts_with("sha256:") => pin.text("image").text(image),
+        Source::Image { image, .. } => {
+            let name = image.split('@').next().unwrap_or(image);
+            // A colon before the last slash belongs to the registry's port.
+            let tag = name.rfind(':').filter(|at| *at > name.rfind('/').unwrap_or(0));
+            pin.text("image").text(&name[..tag.unwrap_or(name.len())])
+        }
+    };
     pin.finish()
 }
 
@@ -161,7 +190,7 @@ pub fn tool_names(tools: &[Json]) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -177,6 +206,9 @@ mod tests {
             args: args.iter().map(|a| (*a).into()).collect(),
             env: BTreeMap::new(),
             mounts: vec![],
+            egress: vec![],
+            secrets: BTreeSet::new(),
+            isolation: Default::default(),
             configured: vec![],
         }
     }
@@ -255,6 +287,49 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_a_container_is_pinned_and_the_default_keeps_the_pins_of_before() {
+        use crate::admission::Isolation;
+        let with = |isolation| {
+            let launch = LaunchDefinition { isolation, ..launch("p", &["a"]) };
+            (launch_digest(&launch), serde_json::to_string(&launch).unwrap())
+        };
+        let (shared, stored) = with(Isolation::Shared);
+        assert_eq!(shared, "sha256:094d76752b70da03bcdc3f1f7b55433384f3c1c2c53c7daa30f0553021d88341");
+        assert!(!stored.contains("isolation"), "{stored}");
+        assert_eq!(serde_json::from_str::<LaunchDefinition>(&stored).unwrap().isolation, Isolation::Shared);
+        let (agent, stored) = with(Isolation::PerAgent);
+        assert!(stored.contains(r#""isolation":"per-agent""#), "{stored}");
+        let (session, _) = with(Isolation::PerSession);
+        assert!(shared != agent && agent != session && shared != session);
+    }
+
+    #[test]
+    fn egress_is_pinned_and_its_absence_keeps_the_pins_of_before() {
+        use crate::admission::Egress;
+        let digest = |egress: &[(&str, bool)], mounts: Vec<crate::admission::Mount>| {
+            let egress = egress.iter().map(|(text, private)| Egress::parse(text, *private).unwrap()).collect();
+            let launch = LaunchDefinition { egress, mounts, ..launch("p", &["a"]) };
+            let stored: LaunchDefinition = serde_json::from_str(&serde_json::to_string(&launch).unwrap()).unwrap();
+            assert_eq!(stored, launch);
+            launch_digest(&launch)
+        };
+        // The digest of this definition before there was egress.
+        assert_eq!(digest(&[], vec![]), "sha256:094d76752b70da03bcdc3f1f7b55433384f3c1c2c53c7daa30f0553021d88341");
+        let mount = crate::admission::Mount { host: "/a".into(), container: "/b".into(), writable: false };
+        let all = [
+            digest(&[], vec![]),
+            digest(&[("a.example:80", false)], vec![]),
+            digest(&[("a.example:80", true)], vec![]),
+            digest(&[("a.example:81", false)], vec![]),
+            digest(&[("b.example:80", false)], vec![]),
+            digest(&[("a.example:80", false), ("b.example:80", false)], vec![]),
+            digest(&[], vec![mount.clone()]),
+            digest(&[("a.example:80", false)], vec![mount]),
+        ];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:#?}");
+    }
+
+    #[test]
     fn further_requirements_are_pinned() {
         let with = |with: &[&str], args: &[&str]| {
             let mut launch = launch("p", args);
@@ -271,6 +346,99 @@ mod tests {
         assert_ne!(with(&["mcp<2"], &[]), with(&["mcp<3"], &[]));
         assert_ne!(with(&["a"], &["b"]), with(&[], &["a", "b"]));
         assert_ne!(with(&["a"], &["b"]), with(&["a", "b"], &[]));
+    }
+
+    /// Everything that a pin is made of, each from few values, so that two of them meet often.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Parts {
+        texts: [String; 3],
+        lists: [Vec<String>; 3],
+        instructions: Option<String>,
+        sets: [Vec<String>; 3],
+    }
+
+    impl Parts {
+        fn pin(&self) -> String {
+            let [package, image, lock] = &self.texts;
+            let [args, argv, env] = &self.lists;
+            let items = |set: &[String]| -> Vec<Json> {
+                set.iter().map(|text| Json::object([("name", Json::string(text.as_str()))])).collect()
+            };
+            let [tools, prompts, templates] = self.sets.each_ref().map(|set| items(set));
+            let mut launch = launch(package, &args.iter().map(String::as_str).collect::<Vec<_>>());
+            launch.env = env.iter().map(|name| (name.clone(), "secret".to_owned())).collect();
+            server_pin(&Reviewed {
+                launch: &launch,
+                image_id: image,
+                argv,
+                package: &serde_json::json!({ "version": package }),
+                lock: &serde_json::json!({ "built": lock }),
+                instructions: self.instructions.as_deref(),
+                prompts: &prompts,
+                resource_templates: &templates,
+                tools: &tools,
+            })
+        }
+
+        /// What of it is told apart: names of the environment are a set, and so are listings.
+        fn meant(mut self) -> Self {
+            self.sets.iter_mut().for_each(|set| set.sort());
+            self.lists[2].sort();
+            self.lists[2].dedup();
+            self
+        }
+
+        /// The n-th part is the other's.
+        fn with(&self, n: usize, other: &Self) -> Self {
+            let mut mixed = self.clone();
+            match n {
+                0..=2 => mixed.texts[n].clone_from(&other.texts[n]),
+                3..=5 => mixed.lists[n - 3].clone_from(&other.lists[n - 3]),
+                6..=8 => mixed.sets[n - 6].clone_from(&other.sets[n - 6]),
+                _ => mixed.instructions.clone_from(&other.instructions),
+            }
+            mixed
+        }
+    }
+
+    fn parts() -> impl Strategy<Value = Parts> {
+        let text = || "[ab]{0,2}";
+        let list = || prop::collection::vec("[ab,]{0,2}", 0..3);
+        let three = (text(), text(), text()).prop_map(<[String; 3]>::from);
+        let lists = (list(), list(), list()).prop_map(<[Vec<String>; 3]>::from);
+        let sets = (list(), list(), list()).prop_map(<[Vec<String>; 3]>::from);
+        (three, lists, sets, prop::option::of(text())).prop_map(|(texts, lists, sets, instructions)| Parts {
+            texts,
+            lists,
+            instructions,
+            sets,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn two_pins_are_equal_only_if_everything_is(a in parts(), b in parts(), n in 0usize..10, from in 0usize..3, to in 0usize..3) {
+            prop_assert_eq!(a.pin() == b.pin(), a.clone().meant() == b.clone().meant());
+            let one = a.with(n, &b);
+            prop_assert_eq!(a.pin() == one.pin(), a.clone().meant() == one.meant());
+            // What stands at the end of one list stands in the next one instead.
+            let mut moved = a.clone();
+            if let Some(last) = moved.lists[from].pop() {
+                moved.lists[to].insert(0, last);
+            }
+            prop_assert_eq!(a.pin() == moved.pin(), a.clone().meant() == moved.meant());
+        }
+
+        #[test]
+        fn any_byte_of_a_descriptor_that_matters_changes_its_digest(at in 0..TOOL.len(), byte in 0x20u8..0x7f) {
+            let mut changed = TOOL.as_bytes().to_vec();
+            // There is no white space in it that would not matter.
+            changed[at] = byte;
+            let changed = String::from_utf8(changed).unwrap();
+            if let (true, Ok(descriptor)) = (changed != TOOL, Json::parse(&changed, 64)) {
+                prop_assert_ne!(tool_digest(&descriptor), tool_digest(&json(TOOL)), "{}", changed);
+            }
+        }
     }
 
     proptest! {

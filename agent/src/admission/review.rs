@@ -20,6 +20,19 @@ pub enum ReviewError {
     Admission(#[from] AdmissionError),
 }
 
+/// What becomes of the image of the review before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Again {
+    /// It is looked at again. Where it is gone, it is built from its lock.
+    #[default]
+    Keep,
+    /// It is built from its lock once more, and has to be the same in every file.
+    Rebuild,
+    /// It is forgotten: versions are resolved anew.
+    Update,
+}
+
 /// What the running server said of itself.
 struct Listing {
     protocol_version: String,
@@ -37,18 +50,21 @@ pub async fn review(
     admission: &Admission,
     limits: UpstreamLimits,
     name: &str,
+    again: Again,
     by: &str,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Server, ReviewError> {
     let server = admission.get(name)?.ok_or_else(|| AdmissionError::NoServer(name.into()))?;
     let cage = |source| ReviewError::Cage { server: name.into(), source };
-    let mut built = image(sandbox, &server, progress).await.map_err(cage)?;
+    let mut built = image(sandbox, &server, again, progress).await.map_err(cage)?;
     let mut listing = look(sandbox, &server, &built, limits, progress).await;
-    if let Err(ReviewError::Cage { source: SandboxError::NoImage { .. }, .. }) = listing
-        && is_package(&server)
-    {
-        progress("the image of the last review is gone, building it again");
-        built = sandbox.build(&server.launch, name, progress).await.map_err(cage)?;
+    if let Err(ReviewError::Cage { source: SandboxError::NoImage { .. }, .. }) = listing {
+        progress("the image of the last review is gone");
+        built = if is_package(&server) {
+            sandbox.rebuild(&server.launch, name, &built, progress).await.map_err(cage)?
+        } else {
+            sandbox.build(&server.launch, name, progress).await.map_err(cage)?
+        };
         listing = look(sandbox, &server, &built, limits, progress).await;
     }
     let recorded = match listing {
@@ -111,6 +127,7 @@ fn is_package(server: &Server) -> bool {
 async fn image(
     sandbox: &Sandbox,
     server: &Server,
+    again: Again,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<BuiltImage, SandboxError> {
     let before = server.review.as_ref().map(|review| BuiltImage {
@@ -120,8 +137,18 @@ async fn image(
         lock: review.lock.clone(),
     });
     match before {
-        Some(before) if is_package(server) => {
-            progress("using the image of the last review");
+        Some(before) if again == Again::Rebuild => {
+            let built = sandbox.rebuild(&server.launch, &server.name, &before, progress).await?;
+            // The reviewed one stays, and with it the approval; if it is gone, it is found to be.
+            let _ = sandbox.remove_image(&built.image_id).await;
+            Ok(before)
+        }
+        Some(before) if again == Again::Keep && is_package(server) => {
+            progress("using the image of the last review; --update resolves its versions anew");
+            Ok(before)
+        }
+        Some(before) if again == Again::Keep && is_unchanged(sandbox, server, &before).await => {
+            progress("its source has not changed, using the image of the last review");
             Ok(before)
         }
         before => {
@@ -143,6 +170,15 @@ async fn image(
     }
 }
 
+/// Whether the directory or the file is what the image was made of. What it depends on was
+/// resolved then, and stays as it was.
+async fn is_unchanged(sandbox: &Sandbox, server: &Server, before: &BuiltImage) -> bool {
+    let Source::Local { path, .. } = &server.launch.source else { return false };
+    // Where it cannot be read, the build says why.
+    let now = sandbox.source_digest(path).await.ok();
+    now.is_some() && now.as_deref() == before.lock["tree"].as_str()
+}
+
 async fn look(
     sandbox: &Sandbox,
     server: &Server,
@@ -157,6 +193,8 @@ async fn look(
         argv: built.argv.clone(),
         env: server.launch.env.clone(),
         mounts: server.launch.mounts.clone(),
+        // A review never has a network, whatever the definition asks for.
+        egress: Vec::new(),
         purpose: Purpose::Review,
     };
     let cage =

@@ -165,7 +165,11 @@ impl Admission {
         let (pin, content) = (pins::server_pin(&reviewed), pins::content_digest(&reviewed));
         review.pin.clone_from(&pin);
         review.content.clone_from(&content);
-        review.findings = findings::scan(&server, &review, &tools, &prompts, &self.store.list()?);
+        let known = self.store.list()?;
+        let denied_before = self.denied(&[&pins::package_digest(&server.launch)])?;
+        let around = findings::Around { tools: &known, denied: denied_before.as_ref() };
+        let listed: [(&str, &[Json]); 3] = [("tool", &tools), ("prompt", &prompts), ("template", &templates)];
+        review.findings = findings::scan(&server, &review, &listed, &around);
 
         let unseen = self.denied(&[&pins::launch_digest(&server.launch)])?.filter(|denied| !denied.reviewed);
         let denied = self.denied(&[&pin, &content])?.or(unseen);
@@ -195,9 +199,12 @@ impl Admission {
             self.store.put(&server)?;
             self.changed();
         }
-        self.replace_tools(name, names, &tools, by)?;
+        let fell = self.replace_tools(name, names, &tools, by)?;
         server.review = Some(review);
-        self.commit_server(&server, by, "reviewed")?;
+        let changed = server.state != before;
+        let why =
+            server.history.last().filter(|_| changed).map_or_else(|| "reviewed".to_owned(), |last| last.why.clone());
+        self.commit(&server, by, &why, &fell)?;
         Ok(server)
     }
 
@@ -222,9 +229,15 @@ impl Admission {
         self.store.get(name)?.map(Some).ok_or_else(|| AdmissionError::NoFormer(name.into()))
     }
 
-    /// Approves exactly the pin of the last review, and every tool in it that is not denied.
+    /// Approves exactly the pin of the last review, and every tool in it that is not denied and was
+    /// not denied before it changed: that one is decided on by itself.
     /// `expected_pin` is what the person was shown; naming it also reverses a denial.
     pub fn approve(&self, name: &str, by: &str, expected_pin: Option<&str>) -> Result<Server> {
+        self.approve_because(name, by, expected_pin, "approved")
+    }
+
+    /// The same, with the reason that the person gave.
+    pub fn approve_because(&self, name: &str, by: &str, expected_pin: Option<&str>, why: &str) -> Result<Server> {
         let _step = self.lock();
         let mut server = self.server(name)?;
         let Some(review) = &server.review else { return Err(AdmissionError::NotReviewed(name.into())) };
@@ -240,23 +253,29 @@ impl Admission {
             if expected_pin.is_none() {
                 return Err(AdmissionError::WasDenied { server: name.into(), pin, by: denied.by, why: denied.why });
             }
-            for key in keys {
+            for key in keys.into_iter().chain([pins::package_digest(&server.launch).as_str()]) {
                 self.store.delete::<DeniedPin>(key)?;
             }
         }
         let mut tools = self.tools(name)?;
-        for tool in tools.iter_mut().filter(|tool| tool.state == AdmissionState::Quarantined) {
+        for tool in
+            tools.iter_mut().filter(|tool| tool.state == AdmissionState::Quarantined && tool.denied_before().is_none())
+        {
             tool_step(tool, AdmissionState::Approved, by, "approved with its server");
         }
         self.store.put_all(&tools)?;
         server.decided_pin = Some(pin);
-        step(&mut server, AdmissionState::Approved, by, "approved");
-        self.commit_server(&server, by, "approved")?;
+        step(&mut server, AdmissionState::Approved, by, why);
+        self.commit_server(&server, by, why)?;
         Ok(server)
     }
 
-    /// Denies the launch and, where there was a review, what it found: under this name and every other.
+    /// Denies the launch and, where there was a review, what it found: under this name and every
+    /// other, those that are approved already among them.
     pub fn deny(&self, name: &str, by: &str, why: &str) -> Result<Server> {
+        if why.trim().is_empty() {
+            return Err(AdmissionError::NoReason(name.into()));
+        }
         let _step = self.lock();
         let mut server = self.server(name)?;
         let launch = pins::launch_digest(&server.launch);
@@ -278,9 +297,27 @@ impl Admission {
         server.decided_pin = Some(server.review.as_ref().map_or(launch, |review| review.pin.clone()));
         step(&mut server, AdmissionState::Denied, by, why);
         self.store.put(&server)?;
+        // The package is not denied with it: another version, or fewer rights, may do. Whoever
+        // reviews it is told.
+        digests.push(pins::package_digest(&server.launch));
         self.store.put_all(&digests.into_iter().map(record).collect::<Vec<_>>())?;
         self.commit_server(&server, by, why)?;
+        for mut other in self.list()?.into_iter().filter(|other| other.state != AdmissionState::Denied) {
+            let Some(denied) = self.denied_as_it_is(&other)? else { continue };
+            let why = format!("it is what was denied as {} by {}: {}", denied.server, denied.by, denied.why);
+            step(&mut other, AdmissionState::Denied, "lazaret", &why);
+            other.decided_pin = Some(other.review.as_ref().map_or(denied.digest, |review| review.pin.clone()));
+            self.commit_server(&other, "lazaret", &why)?;
+        }
         Ok(server)
+    }
+
+    /// The denial that an entry falls under by its last review, or by its launch where it has none.
+    fn denied_as_it_is(&self, server: &Server) -> Result<Option<DeniedPin>> {
+        let launch = self.denied(&[&pins::launch_digest(&server.launch)])?;
+        let Some(review) = &server.review else { return Ok(launch) };
+        let found = self.denied(&[&review.pin, &review.content])?;
+        Ok(found.or(launch.filter(|denied| !denied.reviewed)))
     }
 
     /// Back into quarantine. Calls stop at once; a denial is not weakened by it.
@@ -307,11 +344,19 @@ impl Admission {
     /// Writes the entry and its audit record: the record first where rights are given, so that no
     /// approval exists that the log does not know, and last where they are taken.
     fn commit_server(&self, server: &Server, by: &str, why: &str) -> Result<()> {
-        let detail = serde_json::json!({
+        self.commit(server, by, why, &[])
+    }
+
+    /// `tools` are those that lost a decision in this step, and why.
+    fn commit(&self, server: &Server, by: &str, why: &str, tools: &[String]) -> Result<()> {
+        let mut detail = serde_json::json!({
             "state": server.state,
             "pin": server.review.as_ref().map(|review| &review.pin),
             "image": server.review.as_ref().map(|review| &review.image_id),
         });
+        if !tools.is_empty() {
+            detail["tools"] = serde_json::json!(tools);
+        }
         let entry = Entry::new(Kind::Review, outcome(server.state), by).server(&server.name).reason(why).detail(detail);
         if server.state == AdmissionState::Approved {
             self.audit(entry)?;

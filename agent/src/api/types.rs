@@ -1,15 +1,19 @@
 //! What goes over `admin.sock`. Values of a server's environment never do, except inwards and
 //! where they decide which code runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::admission::{AdmissionState, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition};
+use crate::admission::review::Again;
+use crate::admission::{
+    AdmissionState, Egress, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition,
+};
 use crate::config::Mode;
 use crate::identity::RevocationReason;
+use crate::proxy::ContainerLog;
 
 /// Longest request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -60,6 +64,15 @@ pub struct ApproveServer {
     pub pin: Option<String>,
     /// Start its container when it is approved.
     pub start: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewServer {
+    #[serde(default)]
+    pub again: Again,
 }
 
 /// `by` is never in a request: it is the peer's user name.
@@ -200,7 +213,21 @@ pub struct StatusView {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Logs {
     pub running: bool,
+    /// Of all containers, oldest first.
     pub lines: Vec<String>,
+    /// Those that ended last, and then those that run.
+    #[serde(default)]
+    pub containers: Vec<ContainerLog>,
+}
+
+impl Logs {
+    pub fn of(containers: Vec<ContainerLog>) -> Self {
+        Self {
+            running: containers.iter().any(|log| log.running),
+            lines: containers.iter().flat_map(|log| log.lines.iter().cloned()).collect(),
+            containers,
+        }
+    }
 }
 
 /// One review's pin, and everything that it covers.
@@ -232,6 +259,14 @@ pub struct LaunchView {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub code_env: BTreeMap<String, String>,
     pub mounts: Vec<Mount>,
+    /// What it may reach outside of its cage.
+    #[serde(default)]
+    pub egress: Vec<Egress>,
+    /// Which of `env_names` are secrets.
+    #[serde(default)]
+    pub secrets: BTreeSet<String>,
+    #[serde(default)]
+    pub isolation: Isolation,
     pub configured: Vec<String>,
 }
 
@@ -243,6 +278,9 @@ impl From<&LaunchDefinition> for LaunchView {
             env_names: launch.env.keys().cloned().collect(),
             code_env: launch.code_env().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             mounts: launch.mounts.clone(),
+            egress: launch.egress.clone(),
+            secrets: launch.secrets.clone(),
+            isolation: launch.isolation,
             configured: launch.configured.clone(),
         }
     }
@@ -351,6 +389,9 @@ mod tests {
             env: [("API_KEY".to_owned(), "s3cret".to_owned()), ("NODE_OPTIONS".to_owned(), "-r evil".to_owned())]
                 .into(),
             mounts: vec![],
+            egress: vec![],
+            secrets: BTreeSet::new(),
+            isolation: Default::default(),
             configured: vec![],
         };
         let text = serde_json::to_string(&LaunchView::from(&launch)).unwrap();

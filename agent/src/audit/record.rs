@@ -25,6 +25,8 @@ pub enum Kind {
     Config,
     /// The life of an agent: enrolled, connected, suspended, revoked.
     Agent,
+    /// A server connected to a host that its definition grants, or could not.
+    Egress,
     /// Anything else that an operator or the daemon itself did.
     Admin,
 }

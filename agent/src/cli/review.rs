@@ -2,6 +2,7 @@
 //!
 //! The server chose most of these words, so that every one passes through [`out::visible`].
 
+mod changes;
 mod tools;
 
 use std::fmt::Write as _;
@@ -9,12 +10,14 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{out, when};
-use crate::admission::{LaunchDefinition, Review, Source};
+use crate::admission::{Isolation, LaunchDefinition, Review, Source};
 use crate::api::types::{LaunchView, ServerView, ToolView};
 
-/// What the cage gives to every server, in one sentence.
-const CAGE: &str = "no network, no capabilities, no new privileges, read-only root, non-root user, seccomp, limits on memory, cpu and processes";
+/// What the cage gives to every server beside its lack of a network, in one sentence.
+const CAGE: &str =
+    "no capabilities, no new privileges, read-only root, non-root user, seccomp, limits on memory, cpu and processes";
 
+pub(super) use changes::lines as changed_lines;
 pub(super) use tools::{lines as tool_lines, pretty};
 
 /// `full` adds what is else only counted: the whole descriptors, the lock and the package.
@@ -35,7 +38,8 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
     package(&mut text, review);
     text.field("image", &review.image_id);
     text.field("runs", &out::shell(&review.argv));
-    text.field("cage", CAGE);
+    let network = if server.launch.egress.is_empty() { "no network" } else { "no network but what is named below" };
+    text.field("cage", &format!("{network}, {CAGE}"));
     loosenings(&mut text, &server.launch);
     text.field(
         "protocol",
@@ -57,10 +61,16 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
         }
     }
     if full {
+        dependencies(&mut text, &review.lock);
         for (label, value) in
             [("package", &review.package), ("lock", &review.lock), ("server info", &review.server_info)]
         {
+            let mut value = value.clone();
+            let files = value.as_object_mut().and_then(|value| value.remove("files"));
             text.block(label, &pretty(&value.to_string()));
+            for (name, file) in files.iter().filter_map(Value::as_object).flatten() {
+                text.block(name, file.as_str().unwrap_or_default());
+            }
         }
     } else {
         text.line("");
@@ -150,10 +160,23 @@ fn package(text: &mut Page, review: &Review) {
     text.field(
         "scripts",
         &match (scripts, of.len()) {
+            (0, 0) if package["kind"] == "pypi" => "none: wheels only, which run nothing when installed".to_owned(),
             (0, 0) => "no install scripts".to_owned(),
-            _ => format!("install scripts, NOT run: {} {}", compact(&package["install_scripts"]), list(&of)),
+            (0, _) => format!("of packages below it, NOT run: {}", list(&of)),
+            _ => format!("install scripts, NOT run: {} {}", package["install_scripts"], list(&of)),
         },
     );
+    // Of the package itself, which is in the lock like any other.
+    let own = match package["kind"].as_str() {
+        Some("npm") => Some(said(&review.lock["packages"][format!("node_modules/{}", known("name"))]["integrity"])),
+        Some("pypi") => {
+            Some(said(&review.lock["packages"][known("name")]["hashes"]["sha256"]).map(|hash| format!("sha256:{hash}")))
+        }
+        _ => None,
+    };
+    if let Some(own) = own {
+        text.field("integrity", &own.unwrap_or_else(|| "NONE".to_owned()));
+    }
     lock(text, &review.lock);
 }
 
@@ -176,11 +199,27 @@ fn lock(text: &mut Page, lock: &Value) {
     };
     let without: Vec<&str> =
         packages.iter().filter(|(_, entry)| !known(entry)).map(|(name, _)| name.as_str()).collect();
+    if let Some(built) = said(&lock["built"]) {
+        text.field("built", &format!("{built}, over every file in it"));
+    }
     let integrity = match without.len() {
         0 => "each with its integrity hash".to_owned(),
         n => format!("{n} WITHOUT an integrity hash: {}", without.join(", ")),
     };
     text.field("lock", &format!("{} packages, {integrity}", packages.len()));
+}
+
+/// Each package of the image in one line.
+fn dependencies(text: &mut Page, lock: &Value) {
+    let Some(packages) = lock["packages"].as_object() else { return };
+    text.line(&format!("packages ({})", packages.len()));
+    for (name, entry) in packages {
+        let known = |key: &str| said(&entry[key]).unwrap_or_default();
+        let scripts = if entry["hasInstallScript"] == true { ", HAS INSTALL SCRIPTS (not run)" } else { "" };
+        let licence = said(&entry["license"]).unwrap_or_else(|| "no licence said".to_owned());
+        let line = format!("{} {} ({licence}{scripts})", name.trim_start_matches("node_modules/"), known("version"));
+        text.line(&format!("    {}", out::visible(&line)));
+    }
 }
 
 /// A string, or the name in npm's `{"name": ..., "url": ...}`.
@@ -206,18 +245,36 @@ fn compact(value: &Value) -> String {
     }
 }
 
+/// Whose state meets in one container.
+fn isolation(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Shared => "shared: one container for all agents, with what each left in it",
+        Isolation::PerAgent => "per-agent: a container for each agent",
+        Isolation::PerSession => "per-session: a container for each session, which ends with it",
+    }
+}
+
 fn loosenings(text: &mut Page, launch: &LaunchView) {
+    text.field("isolation", isolation(launch.isolation));
     for mount in &launch.mounts {
         let how = if mount.writable { "WRITABLE" } else { "read-only" };
         text.field("loosening", &format!("sees {} as {}, {how}", mount.host.display(), mount.container.display()));
     }
-    if !launch.env_names.is_empty() {
-        text.field("environment", &launch.env_names.join(", "));
+    for egress in &launch.egress {
+        let how = if egress.private() { ", PRIVATE addresses included" } else { "" };
+        text.field("loosening", &format!("reaches {egress}{how}"));
+    }
+    let (secrets, plain): (Vec<&str>, Vec<&str>) =
+        launch.env_names.iter().map(String::as_str).partition(|name| launch.secrets.contains(*name));
+    for (label, names) in [("environment", plain), ("secrets", secrets)] {
+        if !names.is_empty() {
+            text.field(label, &names.join(", "));
+        }
     }
     for (name, value) in &launch.code_env {
         text.field("loads code", &format!("{name}={}", out::shell(&[value])));
     }
-    if launch.mounts.is_empty() {
+    if launch.mounts.is_empty() && launch.egress.is_empty() {
         text.field("loosenings", "none");
     }
 }
@@ -272,6 +329,9 @@ mod tests {
                 env_names: vec!["NODE_OPTIONS".into(), "TOKEN".into()],
                 code_env: [("NODE_OPTIONS".to_owned(), "--require /data/x.js".to_owned())].into(),
                 mounts: vec![],
+                egress: vec![],
+                secrets: ["TOKEN".to_owned()].into(),
+                isolation: Default::default(),
                 configured: vec!["npx".into(), "-y".into(), "pkg".into()],
             },
             review: Some(review),

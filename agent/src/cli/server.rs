@@ -9,8 +9,9 @@ use super::out::{self, Rows, plain, state};
 use super::talk::{Progress, confirm};
 use super::{CliError, review, tool};
 use crate::admission::AdmissionState;
+use crate::admission::review::Again;
 use crate::api::client::{AdminClient, escape};
-use crate::api::types::{ApproveServer, Done, Logs, ServerView, ToolView, Why};
+use crate::api::types::{ApproveServer, Done, Logs, ReviewServer, ServerView, ToolView, Why};
 
 pub async fn run(instance: &Instance, command: ServerCommand) -> Result<(), CliError> {
     let admin = instance.admin();
@@ -19,10 +20,15 @@ pub async fn run(instance: &Instance, command: ServerCommand) -> Result<(), CliE
         ServerCommand::List(args) => list(&admin, args.json.json).await,
         ServerCommand::Show(args) => show(&get(&admin, &args.name).await?, &admin, args.json.json, args.full).await,
         ServerCommand::Review(args) => {
-            let server = do_review(&admin, &args.name).await?;
+            let again = match (args.update, args.rebuild) {
+                (true, _) => Again::Update,
+                (_, true) => Again::Rebuild,
+                _ => Again::Keep,
+            };
+            let server = do_review(&admin, &args.name, again).await?;
             show(&server, &admin, args.json.json, false).await
         }
-        ServerCommand::Diff(args) => diff::run(&admin, &args.name).await,
+        ServerCommand::Diff(args) => diff::run(&admin, &args.name, args.full).await,
         ServerCommand::Approve(args) => approve(&admin, args).await,
         ServerCommand::Deny(args) => deny(&admin, args).await,
         ServerCommand::Remove(args) => remove(&admin, args).await,
@@ -62,13 +68,17 @@ async fn show(server: &ServerView, admin: &AdminClient, json: bool, full: bool) 
         return out::listing("server", "servers", &[server]);
     }
     let tools = tool::of_server(admin, &server.name).await?;
-    out::line(review::text(server, &tools, full).trim_end())
+    out::line(review::text(server, &tools, full).trim_end())?;
+    match diff::since_approval(admin, server).await? {
+        Some(changes) => out::line(format!("\n{changes}")),
+        None => Ok(()),
+    }
 }
 
 /// Builds, starts and lists it, in the cage; the daemon says how far it is.
-async fn do_review(admin: &AdminClient, name: &str) -> Result<ServerView, CliError> {
+async fn do_review(admin: &AdminClient, name: &str, again: Again) -> Result<ServerView, CliError> {
     let progress = Progress::start(&format!("Reviewing {name}: building its image, then starting it without network"));
-    Ok(admin.work(&format!("{}/review", path(name)), &Done {}, |step| progress.step(step)).await?)
+    Ok(admin.work(&format!("{}/review", path(name)), &ReviewServer { again }, |step| progress.step(step)).await?)
 }
 
 /// A server that went back into quarantine although its reviewed pin was approved is no longer
@@ -82,7 +92,7 @@ fn has_current_review(server: &ServerView) -> bool {
 async fn approve(admin: &AdminClient, args: ServerApproveArgs) -> Result<(), CliError> {
     let mut server = get(admin, &args.name).await?;
     if !has_current_review(&server) {
-        server = do_review(admin, &args.name).await?;
+        server = do_review(admin, &args.name, Again::Keep).await?;
     }
     let tools: Vec<ToolView> = tool::of_server(admin, &args.name).await?;
     let Some(shown) = server.review.as_ref().map(|review| review.pin.clone()) else {
@@ -92,6 +102,9 @@ async fn approve(admin: &AdminClient, args: ServerApproveArgs) -> Result<(), Cli
         )));
     };
     out::say(review::text(&server, &tools, false));
+    if let Some(changes) = diff::since_approval(admin, &server).await? {
+        out::say(format!("{changes}\n"));
+    }
     if let Some(pin) = args.pin.as_ref().filter(|pin| **pin != shown) {
         return Err(CliError::Failed(format!(
             "cannot approve {}: the pin is {shown}, not {pin}; something changed since that one was seen, read the review above",
@@ -108,7 +121,7 @@ async fn approve(admin: &AdminClient, args: ServerApproveArgs) -> Result<(), Cli
         AdmissionState::Denied => args.pin,
         _ => Some(shown),
     };
-    let request = ApproveServer { pin, start: !args.no_start };
+    let request = ApproveServer { pin, start: !args.no_start, why: args.why };
     let progress = Progress::start(&format!("Approving {}", args.name));
     let server: ServerView =
         admin.work(&format!("{}/approve", path(&args.name)), &request, |step| progress.step(step)).await?;
@@ -149,10 +162,21 @@ async fn remove(admin: &AdminClient, args: ServerRemoveArgs) -> Result<(), CliEr
 async fn logs(admin: &AdminClient, args: &ServerLogsArgs) -> Result<(), CliError> {
     let logs: Logs = admin.get(&format!("{}/logs?tail={}", path(&args.name), args.lines)).await?;
     if args.json.json {
-        return out::listing("log", "lines", &logs.lines);
+        return out::object("log", &logs);
     }
-    if !logs.running {
-        out::say(format!("{} does not run: what it wrote ended with its container.", args.name));
+    if logs.containers.is_empty() {
+        out::say(format!("{} has not run since the daemon started.", args.name));
     }
-    logs.lines.iter().try_for_each(|line| out::line(out::visible(line)))
+    for log in &logs.containers {
+        let container = log.container.get(..12).unwrap_or(&log.container);
+        let holder = log.holder.as_ref().map(|holder| format!(" for {}", out::visible(holder))).unwrap_or_default();
+        out::say(match &log.ended {
+            Some(ended) => {
+                format!("container {container}{holder}, ended {}: {}", super::when(ended.at), out::visible(&ended.why))
+            }
+            None => format!("container {container}{holder}, running"),
+        });
+        log.lines.iter().try_for_each(|line| out::line(out::visible(line)))?;
+    }
+    Ok(())
 }

@@ -13,9 +13,7 @@ pub async fn run(instance: &Instance, command: ToolCommand) -> Result<(), CliErr
     match command {
         ToolCommand::List(args) => list(&admin, &args).await,
         ToolCommand::Show(args) => show(&admin, &args.tool, args.json.json).await,
-        ToolCommand::Approve(args) => {
-            decide(&admin, &args.tool, AdmissionState::Approved, args.digest, "an operator approved it".into()).await
-        }
+        ToolCommand::Approve(args) => decide(&admin, &args.tool, AdmissionState::Approved, args.digest, args.why).await,
         ToolCommand::Block(args) => decide(&admin, &args.tool, AdmissionState::Denied, None, args.why).await,
     }
 }

@@ -63,6 +63,8 @@ struct PackagesText {
 #[serde(deny_unknown_fields)]
 struct Inert {
     programs: Vec<String>,
+    #[serde(default)]
+    rewriting: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,7 @@ pub(super) struct Catalogue {
     /// Key, bytes of it that count, value.
     pub(super) packages: Vec<(PackageKey, usize, Package)>,
     pub(super) inert: Vec<String>,
+    pub(super) rewriting: Vec<String>,
     pub(super) protected: Vec<[u8; UNIX_PATH]>,
 }
 
@@ -157,6 +160,7 @@ fn compile(text: &str) -> Result<Catalogue, String> {
         states,
         packages: packages(&file.packages)?,
         inert: file.inert.programs,
+        rewriting: file.inert.rewriting,
         protected: file.protected.sockets.iter().map(|path| socket(path)).collect::<Result<_, _>>()?,
     })
 }

@@ -407,7 +407,7 @@ impl Active {
         endpoints::protect(ebpf, &catalogue.protected, &settings.engines)?;
         self.own = std::env::current_exe().ok();
         self.trusted = trust::trusted(&settings.trusted, self.own.as_deref());
-        trust::write(loaded, &self.trusted, &trust::inert(&catalogue.inert))?;
+        trust::write(loaded, &self.trusted, &trust::tools(&catalogue.inert), &trust::tools(&catalogue.rewriting))?;
         label_running(loaded, &self.trusted);
         Ok(())
     }
@@ -439,7 +439,7 @@ impl Active {
             tracing::info!("{} was replaced or installed: it is trusted from now on", executable.path.display());
         }
         trust::forget(loaded, &gone)?;
-        trust::write(loaded, &new, &[])?;
+        trust::write(loaded, &new, &[], &[])?;
         label_running(loaded, &new);
         self.trusted = now;
         Ok(())

@@ -2,7 +2,7 @@
 //! the kernel runs it on what goes through pipes, UNIX sockets and terminals.
 
 use lazaret_common::mcp::Parser;
-use lazaret_common::sift::{confirms, says, starts};
+use lazaret_common::sift::{confirms, ends_run, first, may_say, says, starts};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -168,12 +168,49 @@ fn at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The first pass, as the kernel does it.
+/// The second look, as the kernel does it: in blocks, each of which starts with the last word of the one before.
 fn is_suspicious(message: &[u8]) -> bool {
-    let padded: Vec<u8> = [0; 16].iter().chain(message).chain(&[0; 32]).copied().collect();
-    (0..message.len() + 16)
-        .step_by(6)
-        .any(|from| says(at(&padded, from)) != 0 && (from..from + 8).any(|near| confirms(at(&padded, near))))
+    const BLOCK: usize = 64;
+    let padded: Vec<u8> = [0; 16].iter().chain(message).chain(&[0; 2 * BLOCK]).copied().collect();
+    (8..16 + message.len()).step_by(BLOCK).any(|from| {
+        let words = (from..from + BLOCK).step_by(8);
+        let may = words.clone().any(|word| may_say(at(&padded, word)) != 0);
+        let said = words.clone().any(|word| says(at(&padded, word), at(&padded, word - 1), at(&padded, word + 1)) != 0);
+        assert!(may || !said);
+        said && (from - 1..from + BLOCK).any(|near| confirms(at(&padded, near)))
+    })
+}
+
+/// What a parser does that goes over runs at once, as the kernel's does.
+fn take_at_once(parser: &mut Parser, bytes: &[u8]) -> bool {
+    let padded: Vec<u8> = bytes.iter().chain(&[0; 16]).copied().collect();
+    let mut from = 0;
+    while from < bytes.len() {
+        if parser.is_idle() {
+            let word = at(&padded, from);
+            from += if ends_run(word) == 0 { 8 } else { first(ends_run(word)) as usize };
+            if ends_run(word) == 0 || from >= bytes.len() {
+                continue;
+            }
+            if padded[from] == b'"' && parser.leaves() {
+                from += 1;
+            }
+        }
+        if let Some(mut skim) = parser.skims() {
+            while skim.take(padded[from]) {
+                from += 1;
+            }
+            parser.skimmed(skim);
+        }
+        if from < bytes.len() {
+            let byte = padded[from];
+            from += 1;
+            if !(byte == b'"' && parser.enters()) && parser.take(byte) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 fn may_start(text: &[u8]) -> bool {
@@ -312,6 +349,25 @@ fn pieces<'a>(message: &'a str, cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
 }
 
 proptest! {
+    #[test]
+    fn what_is_gone_over_at_once_ends_where_single_bytes_end(
+        value in prop_oneof![any_json(), any_request()],
+        junk in "[\\[\\]{}\":,\\\\u0-9a-f \n]{0,40}",
+        every in 2usize..60,
+        pretty: bool,
+        cut: prop::sample::Index,
+    ) {
+        let message = if pretty { format!("{value:#}") } else { disguise(&value, every) };
+        let at = cut.index(message.len() + 1);
+        let at = (0..=at).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        for text in [message.clone(), [&message[..at], &junk, &message[at..]].concat()] {
+            let (mut one, mut other) = (Parser::NEW, Parser::NEW);
+            let stops = text.bytes().any(|byte| one.take(byte));
+            prop_assert_eq!(take_at_once(&mut other, text.as_bytes()), stops, "{}", text);
+            prop_assert_eq!(one, other, "{}", text);
+        }
+    }
+
     #[test]
     fn no_bytes_are_fatal(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         is_mcp(&[&bytes]);

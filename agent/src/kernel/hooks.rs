@@ -107,6 +107,7 @@ const PIPE: &[&str] = &[
     "inode_ino",
     "pipe_",
     "task_tgid",
+    "task_start_time",
     "task_real_parent",
     "iter_type",
     "iter_offset",
@@ -128,7 +129,8 @@ const SPLICE: &[&str] = &[
     "queue_",
     "unix_peer",
 ];
-const TERMINAL: &[&str] = &["task_group_leader", "task_tgid", "task_real_parent", "tty_", "driver_subtype"];
+const TERMINAL: &[&str] =
+    &["task_group_leader", "task_tgid", "task_start_time", "task_real_parent", "tty_", "driver_subtype"];
 const SOCKET: &[&str] = &[
     "task_group_leader",
     "msghdr_iter",
@@ -139,6 +141,7 @@ const SOCKET: &[&str] = &[
     "unix_peer",
     "inode_ino",
     "task_tgid",
+    "task_start_time",
     "task_real_parent",
     "iter_type",
     "iter_offset",

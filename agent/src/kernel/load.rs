@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError};
@@ -19,6 +21,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/la
 
 /// The map of task labels.
 pub(super) const LABELS: &str = "LABELS";
+/// The kind of program that aya cannot load.
+const FMOD_RET: &str = "fmod_ret";
 /// The program that judges an argv for user space.
 const JUDGE: &str = "judge";
 
@@ -94,22 +98,70 @@ pub(super) fn load(pins: Option<&Path>) -> Result<Loaded, String> {
 impl Loaded {
     /// Loads and attaches every program of a role that is in `roles`.
     pub(super) fn attach(&mut self, roles: &[Role]) {
-        for spec in SPECS.iter().filter(|spec| roles.contains(&spec.role)) {
-            let Some(target) = self.target(spec) else { continue };
-            let start = std::time::Instant::now();
-            let result = match offsets::lacks(&self.resolved.missing, spec.needs) {
-                Some(lacks) => Err(lacks),
-                None if spec.kind == "fmod_ret" => self.attach_fmod_ret(spec, target),
-                None if spec.role == Role::UnixByName => self.attach_unix_connect(spec),
-                None => attach(&mut self.ebpf, &self.btf, spec, target).map(Link::Aya),
+        let specs: Vec<(&'static Spec, &'static str)> = SPECS
+            .iter()
+            .filter(|spec| roles.contains(&spec.role))
+            .filter_map(|spec| Some((spec, self.target(spec)?)))
+            .collect();
+        let mut loaded = self.load_all(&specs);
+        for (spec, target) in specs {
+            let result = match loaded.remove(spec.program) {
+                Some(Err(reason)) => Err(reason),
+                Some(Ok(())) => attach(&mut self.ebpf, spec).map(Link::Aya),
+                None => match offsets::lacks(&self.resolved.missing, spec.needs) {
+                    Some(lacks) => Err(lacks),
+                    None if spec.kind == FMOD_RET => self.attach_fmod_ret(spec, target),
+                    None => self.attach_unix_connect(spec),
+                },
             };
             let (link, reason) = match result {
                 Ok(link) => (Some(link), None),
                 Err(reason) => (None, Some(reason)),
             };
-            tracing::debug!(program = spec.program, kind = spec.kind, took = ?start.elapsed(), reason, "a kernel program was tried");
             self.hooks.push(Attached { spec, target, link, pinned: false, proven: false, reason });
         }
+    }
+
+    /// Takes the programs that aya can load into memory, by name; on all processors at once, since nearly all of that
+    /// is the verifier's work.
+    fn load_all(&mut self, specs: &[(&'static Spec, &'static str)]) -> HashMap<&'static str, Result<(), String>> {
+        let mut wanted: HashMap<&str, _> = specs
+            .iter()
+            .filter(|(spec, _)| spec.kind != FMOD_RET && spec.role != Role::UnixByName)
+            .filter(|(spec, _)| offsets::lacks(&self.resolved.missing, spec.needs).is_none())
+            .map(|(spec, target)| (spec.program, (*spec, *target)))
+            .collect();
+        let mut results: HashMap<_, _> =
+            wanted.keys().map(|name| (*name, Err("the object does not have this program".to_owned()))).collect();
+        let jobs: Vec<_> = self
+            .ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| wanted.remove(name).map(|(spec, target)| (spec, target, program)))
+            .collect();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+        let (jobs, btf) = (Mutex::new(jobs), &self.btf);
+        let work = || {
+            let mut done = Vec::new();
+            // Taken in a statement of its own, or the lock would be held while the program is loaded.
+            loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some((spec, target, program)) = job else { return done };
+                let start = Instant::now();
+                let result = load_program(program, btf, target).map_err(|e| refused(&e, spec.kind));
+                let reason = result.as_ref().err();
+                tracing::debug!(program = spec.program, kind = spec.kind, took = ?start.elapsed(), reason, "a kernel program was tried");
+                done.push((spec.program, result));
+            }
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            results.extend(work());
+            for other in others {
+                // What a worker that panicked had in hand stays not loaded.
+                results.extend(other.join().unwrap_or_default());
+            }
+        });
+        results
     }
 
     fn attach_fmod_ret(&mut self, spec: &Spec, target: &str) -> Result<Link, String> {
@@ -170,9 +222,9 @@ impl Loaded {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec, target: &str) -> Result<FdLink, String> {
+fn attach(ebpf: &mut Ebpf, spec: &Spec) -> Result<FdLink, String> {
     let program = ebpf.program_mut(spec.program).ok_or("the object does not have this program")?;
-    attach_program(program, btf, target).map_err(|e| refused(&e, spec.kind))
+    attach_program(program).map_err(|e| refused(&e, spec.kind))
 }
 
 /// What a kernel says against a program, in plain words.
@@ -192,30 +244,36 @@ fn refused(e: &ProgramError, kind: &str) -> String {
     }
 }
 
-fn attach_program(program: &mut Program, btf: &Btf, target: &str) -> Result<FdLink, ProgramError> {
+fn load_program(program: &mut Program, btf: &Btf, target: &str) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => program.load(target, btf),
+        Program::Lsm(program) => program.load(target, btf),
+        Program::FEntry(program) => program.load(target, btf),
+        Program::FExit(program) => program.load(target, btf),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn attach_program(program: &mut Program) -> Result<FdLink, ProgramError> {
     Ok(match program {
         Program::BtfTracePoint(program) => {
-            program.load(target, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
         Program::Lsm(program) => {
-            program.load(target, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
         Program::FEntry(program) => {
-            program.load(target, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
         Program::FExit(program) => {
-            program.load(target, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
         Program::CgroupSockAddr(program) => {
-            program.load()?;
             // The root cgroup: the scope is checked in the program.
             let root = std::fs::File::open(scope::cgroup_root().unwrap_or_default()).map_err(ProgramError::IOError)?;
             let id = program.attach(root, CgroupAttachMode::Single)?;

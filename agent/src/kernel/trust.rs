@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use lazaret_common::environment;
-use lazaret_common::label::{FOR_ROOT, INERT, TRUSTED};
+use lazaret_common::label::{FOR_ROOT, INERT, REWRITES, TRUSTED};
 use lazaret_common::plain::Plain as _;
 use lazaret_common::settings::ExecutableKey;
 
@@ -54,13 +54,20 @@ pub(super) fn trusted(paths: &[PathBuf], own: Option<&Path>) -> Vec<Executable> 
     found
 }
 
-/// Tells the kernel of trusted and inert executables.
-pub(super) fn write(loaded: &mut Loaded, trusted: &[Executable], inert: &[Executable]) -> Result<(), KernelError> {
+/// Tells the kernel of trusted executables and of text tools.
+pub(super) fn write(
+    loaded: &mut Loaded,
+    trusted: &[Executable],
+    inert: &[Executable],
+    rewriting: &[Executable],
+) -> Result<(), KernelError> {
     const KEY: usize = size_of::<ExecutableKey>();
     let mut table = maps::table::<KEY, 4>(&mut loaded.ebpf, "EXECUTABLES")?;
     let trusted =
         trusted.iter().map(|executable| (executable, TRUSTED | if executable.for_root { FOR_ROOT } else { 0 }));
-    for (executable, flags) in inert.iter().map(|executable| (executable, INERT)).chain(trusted) {
+    let inert = inert.iter().map(|executable| (executable, INERT));
+    let rewriting = rewriting.iter().map(|executable| (executable, REWRITES));
+    for (executable, flags) in inert.chain(rewriting).chain(trusted) {
         table.put_bytes(bytes(executable), flags.to_ne_bytes())?;
     }
     Ok(())
@@ -81,8 +88,8 @@ fn bytes(executable: &Executable) -> [u8; size_of::<ExecutableKey>()] {
 }
 
 /// The root-owned tools of these names in the usual directories. On a system where one program
-/// stands for many names, being inert would excuse all of them: such are left out.
-pub(super) fn inert(names: &[String]) -> Vec<Executable> {
+/// stands for many names, what excuses one would excuse all of them: such are left out.
+pub(super) fn tools(names: &[String]) -> Vec<Executable> {
     let mut found: Vec<Executable> = ["/usr/bin", "/bin", "/usr/local/bin"]
         .iter()
         .flat_map(|dir| names.iter().map(move |name| (Path::new(dir).join(name), name)))

@@ -284,7 +284,7 @@ impl ForwardPermit {
         params
     }
 
-    pub(super) fn session(&self) -> &SessionIdentity {
+    pub fn session(&self) -> &SessionIdentity {
         &self.session
     }
 

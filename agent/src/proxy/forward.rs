@@ -16,6 +16,9 @@ use crate::audit::Outcome;
 use crate::identity::SessionIdentity;
 use crate::policy::{Denied, ForwardPermit, Gates};
 
+/// Servers that a call is offered to; the second only where the first got nothing of it.
+const MOST_TRIES: u32 = 2;
+
 /// A call of a tool as an agent wants it.
 pub struct Wanted {
     pub server: String,
@@ -35,6 +38,10 @@ pub enum Failure {
     Hub(#[from] HubError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The server lost its approval while it worked on the call; what it answered, if it did, is
+    /// given to nobody.
+    #[error("the server was taken out of service during the call: {0}")]
+    Withheld(HubError),
     #[error("the call could not be written down: {0}")]
     Internal(String),
 }
@@ -66,19 +73,37 @@ pub async fn call(
 
 async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json>>) -> Result<Reply, Failure> {
     let Some((permit, _)) = &ticket.open else { return Err(Failure::Internal("its permit was used up".into())) };
-    let upstream = match door.hub.upstream(permit.server()).await {
-        Ok(upstream) => upstream,
-        Err(e) => {
-            ticket.finish(Outcome::Error, Some(e.to_string()), Value::Null).await?;
-            return Err(e.into());
+    let mut tries = 0;
+    let (upstream, answer) = loop {
+        let upstream = match door.hub.upstream_of(permit.server(), permit.session()).await {
+            Ok(upstream) => upstream,
+            Err(e) => {
+                ticket.finish(Outcome::Error, Some(e.to_string()), Value::Null).await?;
+                return Err(e.into());
+            }
+        };
+        // The server may have taken long to start, and much may have been revoked in that time.
+        if let Err(denied) = door.gates.still_permitted(permit) {
+            ticket.finish(Outcome::Deny, Some("revoked before it was forwarded".into()), Value::Null).await?;
+            return Err(denied.into());
+        }
+        tries += 1;
+        match upstream.call_tool(permit, progress.clone()).await {
+            // It ended between being found and being asked: nobody has seen the call yet.
+            Err(UpstreamError::Ended { sent: false, .. }) if tries < MOST_TRIES => {}
+            answer => break (upstream, answer),
         }
     };
-    // The server may have taken long to start, and much may have been revoked in that time.
-    if let Err(denied) = door.gates.still_permitted(permit) {
-        ticket.finish(Outcome::Deny, Some("revoked before it was forwarded".into()), Value::Null).await?;
-        return Err(denied.into());
+    let withheld = match &answer {
+        Ok(_) => door.hub.may_answer(permit.server(), permit.session(), &upstream).await.err(),
+        Err(UpstreamError::Ended { .. }) => door.hub.withdrawn(permit.server()),
+        Err(_) => None,
+    };
+    if let Some(why) = withheld {
+        let failure = Failure::Withheld(why);
+        ticket.finish(Outcome::Unknown, Some(failure.to_string()), Value::Null).await?;
+        return Err(failure);
     }
-    let answer = upstream.call_tool(permit, progress).await;
     let (outcome, reason, detail) = describe(&answer);
     ticket.finish(outcome, reason, detail).await?;
     Ok(answer?)
@@ -101,7 +126,7 @@ fn describe(answer: &Result<Reply, UpstreamError>) -> (Outcome, Option<String>, 
             (Outcome::Error, Some(format!("the server answered with the error {code}")), facts(error, true))
         }
         // Whether the tool acted before that, nobody knows.
-        Err(e @ (UpstreamError::Ended { .. } | UpstreamError::Timeout { .. })) => {
+        Err(e @ (UpstreamError::Ended { sent: true, .. } | UpstreamError::Timeout { .. })) => {
             (Outcome::Unknown, Some(e.to_string()), Value::Null)
         }
         Err(e) => (Outcome::Error, Some(e.to_string()), Value::Null),

@@ -1,25 +1,40 @@
-//! The running servers: one cage per approved server, started when first needed and kept warm.
+//! The running servers: one cage per approved server, started when first needed and kept warm; one
+//! per agent or session where its definition says so.
 //!
 //! Invariants: what runs is the image that was reviewed, and nobody is handed a server whose
-//! listing differs from its pin; one start at a time per server; a server that is no longer
-//! approved is stopped at once, an idle one after a while, and no container outlives the hub.
+//! listing differs from its pin, or one that is another's; one start at a time per place; a server
+//! that is no longer approved is stopped at once, an idle one after a while or to make room, and no
+//! container outlives the hub.
 
+mod backoff;
 mod check;
+mod logs;
+mod room;
+mod slots;
 mod watch;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::backoff::Failures;
+use self::logs::Logs;
+pub use self::logs::{ContainerLog, Ended};
+pub use self::slots::{Holder, SessionLease};
+use self::slots::{Key, Running, Slot, Slots};
 use super::upstream::{Upstream, UpstreamError, UpstreamLimits};
 use crate::admission::{Admission, AdmissionError, Server};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::Config;
+use crate::identity::SessionIdentity;
 use crate::sandbox::{CageSpec, Purpose, Sandbox, SandboxError};
 
-/// After a failed start nobody tries again for this long, doubled by each further failure.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// Containers that are started at the same time: more of them end later each, and none sooner.
+const STARTS: usize = 4;
+/// A listing that was compared so long ago is compared again before the next call: a server need
+/// not say that it changed. Unit tests play the server, and are asked only where they expect it.
+const FRESH: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_secs(1) };
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HubError {
@@ -35,6 +50,14 @@ pub enum HubError {
     NotApproved { server: String },
     #[error("{cause} (it failed {times} times, the next try is in {secs} s)")]
     Backoff { cause: Box<HubError>, times: u32, secs: u64 },
+    #[error("cannot start {server}: it ended again and again: {cause}")]
+    KeepsEnding { server: String, cause: Arc<UpstreamError> },
+    #[error(
+        "cannot start {server}: {max} containers run, and each of them is at work; call it again later, or raise [sandbox] max_running"
+    )]
+    Full { server: String, max: usize },
+    #[error("cannot start {server}: the session that it was for is over")]
+    SessionOver { server: String },
     #[error("cannot start {server}: the daemon is stopping")]
     Stopping { server: String },
     #[error("cannot use {server}: {cause}")]
@@ -53,56 +76,14 @@ pub struct Hub {
     audit: Arc<AuditLog>,
     limits: UpstreamLimits,
     idle_stop: Duration,
-    slots: Mutex<HashMap<String, Arc<Slot>>>,
+    slots: Slots,
+    failures: Failures,
+    logs: Logs,
+    /// One for each container that may run.
+    places: Arc<Semaphore>,
+    max_running: usize,
+    starts: Semaphore,
     stopping: std::sync::atomic::AtomicBool,
-}
-
-/// One server's place. `starting` is held by whoever starts, checks or stops it.
-#[derive(Default)]
-struct Slot {
-    starting: Arc<tokio::sync::Mutex<()>>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    running: Option<Running>,
-    failure: Option<Failure>,
-}
-
-#[derive(Clone)]
-struct Running {
-    upstream: Arc<Upstream>,
-    pin: String,
-    /// The count of tool changes up to which its listing was compared with the pin.
-    checked: u64,
-}
-
-struct Failure {
-    /// What failed; another pin gets a try of its own.
-    pin: String,
-    error: HubError,
-    times: u32,
-    until: Instant,
-}
-
-impl Slot {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The running server, if it is as it was checked.
-    fn ready(&self, pin: &str) -> Option<Arc<Upstream>> {
-        let state = self.state();
-        let running = state.running.as_ref()?;
-        let fresh = running.pin == pin
-            && running.upstream.is_alive()
-            && *running.upstream.tools_changed().borrow() == running.checked;
-        fresh.then(|| {
-            running.upstream.touch();
-            running.upstream.clone()
-        })
-    }
 }
 
 impl Hub {
@@ -113,67 +94,109 @@ impl Hub {
             audit,
             limits: UpstreamLimits::of(config),
             idle_stop: Duration::from_secs(config.sandbox.idle_stop_secs.max(1)),
-            slots: Mutex::default(),
+            slots: Slots::default(),
+            failures: Failures::default(),
+            logs: Logs::default(),
+            places: Arc::new(Semaphore::new(config.sandbox.max_running.min(Semaphore::MAX_PERMITS))),
+            max_running: config.sandbox.max_running,
+            starts: Semaphore::new(STARTS),
             stopping: false.into(),
         })
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The running server that all agents share, started where it does not run.
+    pub async fn upstream(self: &Arc<Self>, server: &Server) -> Result<Arc<Upstream>, HubError> {
+        self.held_by(server, Holder::Everybody).await
     }
 
-    /// The running server behind an entry, started where it does not run.
-    pub async fn upstream(self: &Arc<Self>, server: &Server) -> Result<Arc<Upstream>, HubError> {
-        let Some(pin) = server.review.as_ref().map(|review| review.pin.clone()).filter(|_| server.is_active()) else {
+    /// The running server for the calls of a session: the one of everybody, or its own.
+    pub async fn upstream_of(
+        self: &Arc<Self>,
+        server: &Server,
+        session: &SessionIdentity,
+    ) -> Result<Arc<Upstream>, HubError> {
+        self.held_by(server, Holder::of(server, session)).await
+    }
+
+    async fn held_by(self: &Arc<Self>, server: &Server, holder: Holder) -> Result<Arc<Upstream>, HubError> {
+        if !server.is_active() {
+            return Err(HubError::NotApproved { server: server.name.clone() });
+        }
+        let slot = self.slots.place(Key { server: server.name.clone(), holder })?;
+        self.ready(slot, server).await
+    }
+
+    /// The server in this place, started or checked where that is due.
+    async fn ready(self: &Arc<Self>, slot: Arc<Slot>, server: &Server) -> Result<Arc<Upstream>, HubError> {
+        let Some(pin) = server.review.as_ref().map(|review| review.pin.clone()) else {
             return Err(HubError::NotApproved { server: server.name.clone() });
         };
-        let slot = self.slots().entry(server.name.clone()).or_default().clone();
-        if let Some(upstream) = slot.ready(&pin) {
+        if let Some(upstream) = slot.ready(&pin, FRESH) {
             return Ok(upstream);
         }
         // A task of its own: who waits may go away, and half a start would help nobody.
-        let (hub, name) = (self.clone(), server.name.clone());
+        let hub = self.clone();
         tokio::spawn(async move {
-            let _starting = slot.starting.clone().lock_owned().await;
-            hub.bring_up(&slot, &name, &pin).await
+            let starting = slot.starting.clone().lock_owned().await;
+            let ready = hub.bring_up(&slot, &pin).await;
+            drop(starting);
+            if ready.is_err() {
+                hub.slots.prune(&slot);
+            }
+            ready
         })
         .await
         .unwrap_or_else(|e| Err(HubError::internal(&server.name, e)))
     }
 
-    async fn bring_up(self: &Arc<Self>, slot: &Arc<Slot>, name: &str, pin: &str) -> Result<Arc<Upstream>, HubError> {
-        if let Some(upstream) = slot.ready(pin) {
+    async fn bring_up(self: &Arc<Self>, slot: &Arc<Slot>, pin: &str) -> Result<Arc<Upstream>, HubError> {
+        if let Some(upstream) = slot.ready(pin, FRESH) {
             return Ok(upstream);
         }
+        let name = &slot.key.server;
         let server = self.approved(name, pin)?;
         let running = slot.state().running.clone();
         match running {
             Some(running) if running.pin == pin && running.upstream.is_alive() => {
-                return self.verified(slot, &server, running.upstream).await;
+                self.verified(slot, &server, &running.upstream, None).await?;
+                return Ok(running.upstream);
             }
-            Some(stale) => self.end(slot, &stale.upstream).await,
+            Some(stale) => self.end(slot, &stale.upstream, "it was replaced").await,
             None => {}
         }
-        if let Some(failure) = slot.state().failure.as_ref().filter(|failure| failure.pin == pin)
-            && let Some(wait) = failure.until.checked_duration_since(Instant::now())
-        {
-            let secs = wait.as_secs() + 1;
-            return Err(HubError::Backoff { cause: Box::new(failure.error.clone()), times: failure.times, secs });
-        }
+        self.failures.check(&slot.key, pin)?;
         let started = self.start(slot, &server).await;
-        let mut state = slot.state();
         match &started {
-            Ok(_) => state.failure = None,
-            Err(error @ (HubError::Cage { .. } | HubError::Upstream { .. })) => {
-                let before = state.failure.as_ref().filter(|failure| failure.pin == pin);
-                let times = before.map_or(0, |failure| failure.times) + 1;
-                let wait = FIRST_BACKOFF.saturating_mul(1 << times.min(10).saturating_sub(1)).min(LONGEST_BACKOFF);
-                state.failure =
-                    Some(Failure { pin: pin.to_owned(), error: error.clone(), times, until: Instant::now() + wait });
-            }
-            Err(_) => {}
+            Ok(_) => self.failures.started(name),
+            Err(error) => self.failures.not_started(name, pin, error),
         }
         started
+    }
+
+    /// Whether what a server answered may be given out. An answer that came after the server said
+    /// that something changed waits for the comparison; one of a server that lost its approval
+    /// meanwhile, or that ended before it could be compared, is withheld.
+    pub async fn may_answer(
+        self: &Arc<Self>,
+        server: &Server,
+        session: &SessionIdentity,
+        upstream: &Arc<Upstream>,
+    ) -> Result<(), HubError> {
+        if upstream.compared().is_some() {
+            return Ok(());
+        }
+        let now = self.upstream_of(server, session).await?;
+        if Arc::ptr_eq(&now, upstream) {
+            return Ok(());
+        }
+        let what = "it said that something changed, and ended before that could be compared".to_owned();
+        Err(HubError::Changed { server: server.name.clone(), what })
+    }
+
+    /// Why a server that ended during a call will not serve the next one either, if that is so.
+    pub fn withdrawn(&self, server: &Server) -> Option<HubError> {
+        let pin = server.review.as_ref().map(|review| review.pin.as_str()).unwrap_or_default();
+        self.approved(&server.name, pin).err()
     }
 
     /// The entry as it is now, if the pin is still the approved one.
@@ -196,19 +219,33 @@ impl Hub {
             argv: review.argv.clone(),
             env: server.launch.env.clone(),
             mounts: server.launch.mounts.clone(),
+            egress: server.launch.egress.clone(),
             purpose: Purpose::Serve,
         };
-        let cage =
-            self.sandbox.start(&spec).await.map_err(|e| HubError::Cage { server: name.clone(), cause: e.into() })?;
-        let upstream = Upstream::start(cage, self.limits)
-            .await
-            .map_err(|cause| HubError::Upstream { server: name.clone(), cause })?;
-        let upstream = self.verified(slot, server, upstream).await?;
+        let place = self.place(name).await?;
+        let cage = {
+            let _turn = self.starts.acquire().await.map_err(|e| HubError::internal(name, e))?;
+            if self.is_stopping() {
+                return Err(HubError::Stopping { server: name.clone() });
+            }
+            self.sandbox.start(&spec).await.map_err(|e| HubError::Cage { server: name.clone(), cause: e.into() })?
+        };
+        let (container, stderr) = (cage.container_id.clone(), cage.stderr.clone());
+        let upstream = match Upstream::start(cage, self.limits).await {
+            Ok(upstream) => upstream,
+            Err(cause) => {
+                self.logs.keep(&slot.key, &container, &stderr, cause.to_string());
+                self.remove(&container).await;
+                logs::shrink(&stderr);
+                return Err(HubError::Upstream { server: name.clone(), cause });
+            }
+        };
+        self.verified(slot, server, &upstream, Some(place)).await?;
         if self.is_stopping() {
-            self.end(slot, &upstream).await;
+            self.end(slot, &upstream, "the daemon is stopping").await;
             return Err(HubError::Stopping { server: name.clone() });
         }
-        self.record(server, Outcome::Ok, "started", &upstream).map_err(|e| HubError::internal(name, e))?;
+        self.record(server, slot, Outcome::Ok, "started", &upstream).map_err(|e| HubError::internal(name, e))?;
         tokio::spawn(watch::watch(
             Arc::downgrade(self),
             slot.clone(),
@@ -219,15 +256,26 @@ impl Hub {
         Ok(upstream)
     }
 
-    /// Hands the server out only if it still lists what was approved, else it goes to quarantine;
-    /// and only if it still is approved, else it ends.
-    async fn verified(&self, slot: &Slot, server: &Server, upstream: Arc<Upstream>) -> Result<Arc<Upstream>, HubError> {
+    /// Leaves the server in its place only if it still lists what was approved, else it goes to
+    /// quarantine; and only if it still is approved, else it ends. One that is new brings its
+    /// `place` among those that run.
+    async fn verified(
+        &self,
+        slot: &Slot,
+        server: &Server,
+        upstream: &Arc<Upstream>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), HubError> {
         let name = &server.name;
         let checked = *upstream.tools_changed().borrow();
-        let verdict = match check::compare(&upstream, server, &self.admission).await {
+        let verdict = match check::compare(upstream, server, &self.admission).await {
             Ok(verdict) => verdict,
             Err(cause) => {
-                self.end(slot, &upstream).await;
+                let why = cause.to_string();
+                if slot.state().running.is_none() {
+                    self.logs.keep(&slot.key, upstream.container_id(), upstream.stderr(), why.clone());
+                }
+                self.end(slot, upstream, &why).await;
                 return Err(HubError::Upstream { server: name.clone(), cause });
             }
         };
@@ -235,7 +283,7 @@ impl Hub {
             tracing::warn!(server = name, "no longer what was reviewed: {what}");
             let (admission, owned, why) = (self.admission.clone(), name.clone(), what.clone());
             let done = tokio::task::spawn_blocking(move || admission.quarantine(&owned, "lazaret", &why)).await;
-            self.end(slot, &upstream).await;
+            self.end(slot, upstream, "it is no longer what was reviewed").await;
             return Err(match done {
                 Ok(Ok(_) | Err(AdmissionError::IsDenied { .. })) => HubError::Changed { server: name.clone(), what },
                 Ok(Err(e)) => HubError::internal(name, e),
@@ -244,98 +292,131 @@ impl Hub {
         }
         let pin = server.review.as_ref().map(|review| review.pin.clone()).unwrap_or_default();
         upstream.identify(name, &pin);
-        slot.state().running = Some(Running { upstream: upstream.clone(), pin: pin.clone(), checked });
-        // Asked once it can be found to be stopped: an approval that went before is seen here, one
-        // that goes later stops what is found.
-        if let Err(e) = self.approved(name, &pin) {
-            self.end(slot, &upstream).await;
+        upstream.found_as_approved(checked);
+        if let Some(place) = place {
+            upstream.belongs_to(slot.key.holder.clone());
+            let (upstream, since) = (upstream.clone(), Instant::now());
+            let running = Running { upstream, pin: pin.clone(), since, _place: Some(place.into()) };
+            slot.state().running = Some(running);
+        }
+        // Asked once it can be found to be stopped: an approval or a session that went before is
+        // seen here, one that goes later stops what is found.
+        let closed = slot.state().closed;
+        let gone = if closed { Err(HubError::SessionOver { server: name.clone() }) } else { Ok(()) };
+        if let Err(e) = gone.and_then(|()| self.approved(name, &pin).map(drop)) {
+            self.end(slot, upstream, "its approval or its session is gone").await;
             return Err(e);
         }
-        Ok(upstream)
+        Ok(())
     }
 
-    fn record(&self, server: &Server, outcome: Outcome, reason: &str, upstream: &Upstream) -> Result<u64, AuditError> {
+    fn record(
+        &self,
+        server: &Server,
+        slot: &Slot,
+        outcome: Outcome,
+        reason: &str,
+        upstream: &Upstream,
+    ) -> Result<u64, AuditError> {
         let detail = serde_json::json!({
             "container": upstream.container_id(),
+            "for": slot.key.holder.to_string(),
             "image": server.review.as_ref().map(|review| &review.image_id),
             "protocol_version": upstream.protocol_version(),
         });
         self.audit.record(Entry::new(Kind::Admin, outcome, "daemon").server(&server.name).reason(reason).detail(detail))
     }
 
-    /// Ends one server for good; returns once its container is gone. Its place is free at once.
-    async fn end(&self, slot: &Slot, upstream: &Arc<Upstream>) {
-        {
-            let mut state = slot.state();
-            if state.running.as_ref().is_some_and(|running| Arc::ptr_eq(&running.upstream, upstream)) {
-                state.running = None;
+    /// Ends one server for good; returns once its container is gone. Its slot is free at once.
+    async fn end(&self, slot: &Slot, upstream: &Arc<Upstream>, why: &str) {
+        let running = slot.take(upstream);
+        if let Some(running) = &running {
+            let own_end = (!upstream.is_alive() && !upstream.was_stopped()).then(|| upstream.how_it_ended()).flatten();
+            let words = own_end.as_ref().map_or_else(|| format!("it was stopped: {why}"), ToString::to_string);
+            self.logs.keep(&slot.key, upstream.container_id(), upstream.stderr(), words);
+            match own_end {
+                Some(cause) => self.failures.ended(&slot.key, &running.pin, cause, running.since.elapsed()),
+                None => self.failures.forget_holder(&slot.key),
             }
         }
-        upstream.stop().await;
-        if let Err(e) = self.sandbox.stop(upstream.container_id()).await {
-            tracing::error!(container = upstream.container_id(), "cannot remove a container, the next sweep will: {e}");
+        upstream.stop_because(why).await;
+        self.remove(upstream.container_id()).await;
+        logs::shrink(upstream.stderr());
+        drop(running);
+    }
+
+    async fn remove(&self, container: &str) {
+        if let Err(e) = self.sandbox.stop(container).await {
+            tracing::error!(container, "cannot remove a container, the next sweep will: {e}");
         }
     }
 
-    /// Stops a server; its pending calls fail at once.
+    /// Stops a server, all of its containers; pending calls fail at once.
     pub async fn stop(&self, server: &str) {
-        let slot = self.slots().get(server).cloned();
-        if let Some(slot) = slot {
-            self.end_running(&slot).await;
-        }
+        let slots = self.slots.of_server(server);
+        futures_util::future::join_all(slots.iter().map(|slot| self.end_running(slot, "an operator took it out")))
+            .await;
     }
 
-    async fn end_running(&self, slot: &Slot) {
+    /// Forgets what is known of a server that was removed.
+    pub fn forget(&self, server: &str) {
+        self.failures.forget(server);
+        self.logs.forget(server);
+    }
+
+    async fn end_running(&self, slot: &Slot, why: &str) {
         let running = slot.state().running.clone();
         if let Some(running) = running {
-            self.end(slot, &running.upstream).await;
+            self.end(slot, &running.upstream, why).await;
         }
+    }
+
+    /// Ends what runs in a place, and what is about to.
+    async fn empty(&self, slot: &Slot, why: &str) {
+        // First what runs: whoever is checking it holds `starting`, and sees its end.
+        self.end_running(slot, why).await;
+        // Waits for a start that is under way: it ends by itself.
+        let _starting = slot.starting.lock().await;
+        self.end_running(slot, why).await;
     }
 
     /// Stops every server and starts none again.
     pub async fn stop_all(&self) {
         self.stopping.store(true, std::sync::atomic::Ordering::Release);
-        let slots: Vec<Arc<Slot>> = self.slots().values().cloned().collect();
-        let each = slots.iter().map(|slot| async {
-            // First what runs: whoever is checking it holds `starting`, and sees its end.
-            self.end_running(slot).await;
-            // Waits for a start that is under way: it ends by itself.
-            let _starting = slot.starting.lock().await;
-            self.end_running(slot).await;
-        });
-        futures_util::future::join_all(each).await;
+        let slots = self.slots.all();
+        futures_util::future::join_all(slots.iter().map(|slot| self.empty(slot, "the daemon is stopping"))).await;
     }
 
     fn is_stopping(&self) -> bool {
         self.stopping.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Name and container id of every server that runs, by name.
+    /// Name and container id of every server that runs, by name; a server may have several.
     pub fn running(&self) -> Vec<(String, String)> {
-        let running = |(name, slot): (&String, &Arc<Slot>)| {
-            let state = slot.state();
-            let running = state.running.as_ref().filter(|running| running.upstream.is_alive())?;
-            Some((name.clone(), running.upstream.container_id().to_owned()))
-        };
-        let mut names: Vec<_> = self.slots().iter().filter_map(running).collect();
-        names.sort_unstable();
-        names
+        self.running_for().into_iter().map(|(name, _, container)| (name, container)).collect()
     }
 
-    /// What a running server last wrote to its standard error.
-    pub fn stderr_tail(&self, server: &str, lines: usize) -> Option<Vec<String>> {
-        let slot = self.slots().get(server).cloned()?;
-        let state = slot.state();
-        state.running.as_ref().map(|running| running.upstream.stderr().tail(lines))
+    /// Name, holder and container id of every server that runs, by name.
+    pub fn running_for(&self) -> Vec<(String, Holder, String)> {
+        let running = |slot: Arc<Slot>| {
+            let state = slot.state();
+            let running = state.running.as_ref().filter(|running| running.upstream.is_alive())?;
+            let Key { server, holder } = slot.key.clone();
+            Some((server, holder, running.upstream.container_id().to_owned()))
+        };
+        let mut all: Vec<_> = self.slots.all().into_iter().filter_map(running).collect();
+        all.sort_unstable_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
+        all
     }
 
     /// Takes a server in as if it had been started.
     #[cfg(test)]
     pub(super) fn adopt(&self, server: &Server, upstream: Arc<Upstream>) {
-        let slot = self.slots().entry(server.name.clone()).or_default().clone();
+        let slot = self.slots.place(Key { server: server.name.clone(), holder: Holder::Everybody }).unwrap();
         let pin = server.decided_pin.clone().unwrap_or_default();
         upstream.identify(&server.name, &pin);
-        slot.state().running = Some(Running { upstream, pin, checked: 0 });
+        upstream.found_as_approved(0);
+        slot.state().running = Some(Running { upstream, pin, since: Instant::now(), _place: None });
     }
 }
 

@@ -23,6 +23,6 @@ pub mod upstream;
 pub mod versions;
 
 pub use connector::ConnectError;
-pub use hub::{Hub, HubError};
+pub use hub::{ContainerLog, Hub, HubError};
 pub use listener::{ListenError, bind, serve};
 pub use upstream::{Upstream, UpstreamError, UpstreamLimits};

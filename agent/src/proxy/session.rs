@@ -51,6 +51,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    // Dropped last: when the containers of this session end, its calls have gone.
+    let _lease = door.hub.open_session(&identity);
     let (outgoing, mut queue) = mpsc::channel::<String>(QUEUE);
     let mut session = Session {
         identity: Arc::new(identity),

@@ -31,6 +31,8 @@ pub(super) fn limits() -> UpstreamLimits {
         call_timeout: Duration::from_secs(5),
         max_message_bytes: LIMITS.max_message_bytes,
         max_depth: LIMITS.max_depth,
+        ping_after: Duration::ZERO,
+        ping_timeout: Duration::from_secs(5),
     }
 }
 

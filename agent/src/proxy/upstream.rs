@@ -5,6 +5,7 @@
 //! capability is declared to the server, so it may ask the daemon for nothing.
 
 mod calls;
+mod health;
 mod pump;
 
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use self::calls::Calls;
+use self::calls::{Calls, Outgoing};
 use super::envelope::{self, Limits, Reply, RequestId};
+use super::hub::Holder;
 use super::json::Json;
 use super::versions;
 use crate::config::Config;
@@ -40,6 +42,9 @@ pub struct UpstreamLimits {
     pub call_timeout: Duration,
     pub max_message_bytes: usize,
     pub max_depth: usize,
+    /// How long a server may be silent before it is asked whether it still answers; zero: it is not asked.
+    pub ping_after: Duration,
+    pub ping_timeout: Duration,
 }
 
 impl UpstreamLimits {
@@ -49,6 +54,8 @@ impl UpstreamLimits {
             call_timeout: Duration::from_secs(config.proxy.call_timeout_secs),
             max_message_bytes: config.proxy.max_message_bytes,
             max_depth: config.proxy.max_depth,
+            ping_after: Duration::from_secs(config.sandbox.ping_secs),
+            ping_timeout: Duration::from_secs(config.sandbox.ping_timeout_secs),
         }
     }
 }
@@ -56,7 +63,8 @@ impl UpstreamLimits {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum UpstreamError {
     #[error("the server ended: {cause}{last_words}; its standard error is in `lazaret server logs`")]
-    Ended { cause: Arc<str>, last_words: Arc<str> },
+    /// `sent` says whether the server may have got the request.
+    Ended { cause: Arc<str>, last_words: Arc<str>, sent: bool },
     #[error(
         "the server did not answer {method} within {secs} s{last_words}; it may hang or need the network, see `lazaret server logs`"
     )]
@@ -82,11 +90,15 @@ pub struct Upstream {
     capabilities: Json,
     /// Name and pin; unknown while it is compared with the pin, and in a review.
     identity: std::sync::OnceLock<(String, String)>,
+    /// Whose calls it takes, where that is not everybody.
+    holder: std::sync::OnceLock<Holder>,
     limits: UpstreamLimits,
     calls: Arc<Calls>,
-    outgoing: mpsc::Sender<String>,
+    outgoing: mpsc::Sender<Outgoing>,
     stderr: StderrLog,
     tools_changed: watch::Receiver<u64>,
+    /// The count of changes up to which its listing was compared with the pin, and when.
+    compared: std::sync::Mutex<Option<(u64, Instant)>>,
     used: std::sync::Mutex<Instant>,
     in_flight: AtomicUsize,
     /// Owns the cage's output, and so the container: ending it removes the container.
@@ -110,17 +122,21 @@ impl Upstream {
             instructions: None,
             capabilities: Json::object::<&str>([]),
             identity: std::sync::OnceLock::new(),
+            holder: std::sync::OnceLock::new(),
             limits,
             calls,
             outgoing,
             stderr: cage.stderr,
             tools_changed,
+            compared: std::sync::Mutex::default(),
             used: Instant::now().into(),
             in_flight: AtomicUsize::new(0),
             reader: tokio::spawn(incoming.read(cage.stdout)),
         };
         upstream.initialize().await?;
-        Ok(Arc::new(upstream))
+        let upstream = Arc::new(upstream);
+        tokio::spawn(health::watch(Arc::downgrade(&upstream), upstream.calls.clone()));
+        Ok(upstream)
     }
 
     async fn initialize(&mut self) -> Result<(), UpstreamError> {
@@ -147,7 +163,7 @@ impl Upstream {
             Some(capabilities @ Json::Object(_)) => self.capabilities = capabilities.clone(),
             _ => return Err(bad("no capabilities")),
         }
-        self.send(envelope::notification_line("notifications/initialized", None)).await
+        self.send(envelope::notification_line("notifications/initialized", None).into())
     }
 
     pub fn container_id(&self) -> &str {
@@ -174,9 +190,21 @@ impl Upstream {
         &self.stderr
     }
 
-    /// Bumped whenever the server says that its tools changed.
+    /// Bumped whenever the server says that its tools, prompts or resources changed.
     pub fn tools_changed(&self) -> watch::Receiver<u64> {
         self.tools_changed.clone()
+    }
+
+    /// Its listing, as it was after so many changes, is the approved one.
+    pub fn found_as_approved(&self, changes: u64) {
+        *self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((changes, Instant::now()));
+    }
+
+    /// How old the last comparison is; `None` where the server has said since that something changed.
+    pub fn compared(&self) -> Option<Duration> {
+        let compared = *self.compared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (_, at) = compared.filter(|(changes, _)| *changes == *self.tools_changed.borrow())?;
+        Some(at.elapsed())
     }
 
     pub fn is_alive(&self) -> bool {
@@ -257,6 +285,11 @@ impl Upstream {
         let _said_before = self.identity.set((name.to_owned(), pin.to_owned()));
     }
 
+    /// Says whose calls it takes; those of all others are refused from then on.
+    pub fn belongs_to(&self, holder: Holder) {
+        let _said_before = self.holder.set(holder);
+    }
+
     /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params of progress notifications go to
     /// `progress`, with the daemon's own token in them; those that find it full are dropped.
     pub async fn call_tool(
@@ -266,7 +299,11 @@ impl Upstream {
     ) -> Result<Reply, UpstreamError> {
         let server = permit.server();
         let permitted = server.decided_pin.as_ref().map(|pin| (&server.name, pin));
-        if permitted.is_none() || self.identity.get().map(|(name, pin)| (name, pin)) != permitted {
+        let holder = Holder::of(server, permit.session());
+        if permitted.is_none()
+            || self.identity.get().map(|(name, pin)| (name, pin)) != permitted
+            || *self.holder.get().unwrap_or(&Holder::Everybody) != holder
+        {
             return Err(UpstreamError::NotPermitted { permitted: server.name.clone() });
         }
         self.exchange("tools/call", permit.params(), self.limits.call_timeout, progress).await
@@ -290,14 +327,16 @@ impl Upstream {
             }
         }
         let line = envelope::request_line(&RequestId::number(call.id()), method, &params);
-        let answer = async {
-            self.send(line).await?;
-            call.answer().await
-        };
-        match tokio::time::timeout(limit, answer).await {
+        self.send(call.line(line))?;
+        match tokio::time::timeout(limit, call.answer()).await {
+            Ok(Err(UpstreamError::Ended { cause, last_words, .. })) => {
+                Err(UpstreamError::Ended { cause, last_words, sent: call.was_sent() })
+            }
             Ok(answer) => answer,
             Err(_) => {
                 call.cancel("timed out");
+                // One that hangs altogether would keep the next caller waiting as long.
+                self.calls.doubt();
                 Err(self.timed_out(method, limit))
             }
         }
@@ -308,7 +347,7 @@ impl Upstream {
         UpstreamError::Timeout { method: method.into(), secs: limit.as_secs(), last_words }
     }
 
-    async fn send(&self, line: String) -> Result<(), UpstreamError> {
+    fn send(&self, line: Outgoing) -> Result<(), UpstreamError> {
         match self.outgoing.try_send(line) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(_)) => Err(UpstreamError::Stuck),
@@ -319,7 +358,22 @@ impl Upstream {
     /// Ends the server: its input first, then, where that does not help, the container. The
     /// container is removed soon after; `Sandbox::stop` waits for that.
     pub async fn stop(&self) {
-        self.calls.finish("it was stopped", &[]);
+        self.stop_because("it was stopped").await;
+    }
+
+    /// `None` while it runs.
+    pub fn how_it_ended(&self) -> Option<UpstreamError> {
+        self.calls.end()
+    }
+
+    /// Whether it was ended on purpose, and not by itself.
+    pub fn was_stopped(&self) -> bool {
+        self.calls.was_stopped()
+    }
+
+    /// As [`Upstream::stop`]; its calls are told why.
+    pub async fn stop_because(&self, why: &str) {
+        self.calls.stop(why);
         self.calls.close_input();
         if tokio::time::timeout(STOP_GRACE, self.calls.output_closed()).await.is_err() {
             self.reader.abort();
@@ -330,6 +384,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.reader.abort();
+        self.calls.stop("it was let go");
         self.calls.close_input();
     }
 }

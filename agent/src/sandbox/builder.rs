@@ -135,7 +135,10 @@ impl<'a> Builder<'a> {
         while let Some(frame) = attached.output.next().await {
             match frame.map_err(|e| cause(&e))? {
                 LogOutput::StdOut { message } => report.extend_from_slice(&message),
-                LogOutput::StdErr { message } => log.push(&message),
+                LogOutput::StdErr { message } => {
+                    // A build has a time limit of its own.
+                    let _flood = log.push(&message);
+                }
                 LogOutput::StdIn { .. } | LogOutput::Console { .. } => {}
             }
             if report.len() > REPORT_BYTES {

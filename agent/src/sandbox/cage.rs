@@ -13,33 +13,38 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
-use bollard::models::{ContainerCreateBody, HealthConfig};
+use bollard::models::{ContainerCreateBody, HealthConfig, Mount};
 use bollard::query_parameters as query;
 use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, StreamExt as _, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::docker::{self, Engine};
-use super::error::{cause, status};
+use super::egress::{self, Gate, Place};
+use super::error::{cause, is_away, status};
 use super::{
     Cage, CageExit, CageSpec, LABEL_INSTANCE, LABEL_PURPOSE, LABEL_SERVER, Sandbox, SandboxError, StderrLog, hardening,
-    mounts,
+    init, mounts,
 };
 
 /// How long a server may take to end by itself once its input has ended.
 const LEAVE: Duration = Duration::from_millis(250);
+/// Longest that a cage's first program may take to read what it is told.
+const BEGIN: Duration = Duration::from_secs(30);
 /// Seconds between asking a server to end (SIGTERM) and killing it.
 const GRACE_SECS: i32 = 2;
 /// Longest pause between two tries to remove a container; each is twice the one before.
-const PATIENCE: Duration = Duration::from_secs(128);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The exit code that a SIGKILL leaves, the memory limit's among them.
 const KILLED: i64 = 137;
 
 pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, SandboxError> {
     let engine = sandbox.engine().await?;
-    let body = body(sandbox, engine, spec).await?;
+    let places = egress::places(&spec.egress).map_err(|cause| start_error(spec, cause))?;
+    let opening = Opening::of(sandbox, spec, &places).await?;
+    let body = body(sandbox, engine, spec, opening.as_ref()).await?;
     let asked = body.host_config.clone().unwrap_or_default();
     let name = format!("lazaret-{}-{}-{}", sandbox.instance, container_name(&spec.server), random_suffix());
     let options = query::CreateContainerOptionsBuilder::new().name(&name).build();
@@ -50,7 +55,13 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
             image: spec.image_id.clone(),
             hint: "review the server again, which builds it anew",
         },
-        _ => refused(engine, spec, &e),
+        _ => {
+            if is_away(&e) {
+                // It may have been made, and only the answer have been lost.
+                tokio::spawn(remove_later(engine.docker.clone(), name.clone()));
+            }
+            refused(engine, spec, &e)
+        }
     })?;
     // From here on every way out removes the container.
     let mut unstarted = Unstarted::new(&engine.docker, &created.id);
@@ -67,7 +78,7 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
 
     let options =
         query::AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
-    let attached =
+    let mut attached =
         engine.docker.attach_container(&created.id, Some(options)).await.map_err(|e| refused(engine, spec, &e))?;
     if let Some(grant) = sandbox.launch_grant() {
         grant.grant(&created.id);
@@ -76,12 +87,24 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
         unstarted.remove().await;
         return Err(refused(engine, spec, &e));
     }
+    let gate = match &opening {
+        Some(opening) => {
+            match opening.complete(sandbox, engine, spec, &created.id, places, &mut attached.input).await {
+                Ok(gate) => gate,
+                Err(e) => {
+                    unstarted.remove().await;
+                    return Err(e);
+                }
+            }
+        }
+        None => None,
+    };
     unstarted.started();
 
     let stderr = StderrLog::default();
     let owner = CancellationToken::new();
     let (exited, exit) = watch::channel(None);
-    tokio::spawn(watch_over(engine.docker.clone(), created.id.clone(), owner.clone(), exited));
+    tokio::spawn(watch_over(engine.docker.clone(), created.id.clone(), owner.clone(), exited, gate));
     let stdout =
         Stdout { frames: attached.output, rest: Bytes::new(), stderr: stderr.clone(), _owner: owner.drop_guard() };
     Ok(Cage {
@@ -94,14 +117,77 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
     })
 }
 
-async fn body(sandbox: &Sandbox, engine: &Engine, spec: &CageSpec) -> Result<ContainerCreateBody, SandboxError> {
+/// What a cage gets between its start and its server's first instruction.
+struct Opening {
+    mount: Mount,
+    hosts: Vec<String>,
+    /// For the cage's first program.
+    message: Vec<u8>,
+}
+
+impl Opening {
+    /// `None` where the server has neither environment nor egress: it is the first program itself.
+    async fn of(sandbox: &Sandbox, spec: &CageSpec, places: &[Place]) -> Result<Option<Self>, SandboxError> {
+        if spec.env.is_empty() && places.is_empty() {
+            return Ok(None);
+        }
+        let program = sandbox
+            .init()
+            .await
+            .map_err(|e| start_error(spec, format!("the cage's first program cannot be put in place: {e}")))?;
+        Ok(Some(Self {
+            mount: init::mount(program),
+            hosts: egress::hosts(places),
+            message: init::message(&spec.env).map_err(|cause| start_error(spec, cause))?,
+        }))
+    }
+
+    /// Opens what is granted, then lets the server begin.
+    async fn complete(
+        &self,
+        sandbox: &Sandbox,
+        engine: &Engine,
+        spec: &CageSpec,
+        id: &str,
+        places: Vec<Place>,
+        input: &mut Pin<Box<dyn AsyncWrite + Send>>,
+    ) -> Result<Option<Gate>, SandboxError> {
+        let gate = if places.is_empty() {
+            None
+        } else {
+            let container = engine.docker.inspect_container(id, None).await.map_err(|e| refused(engine, spec, &e))?;
+            let pid = container.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
+            let Some(pid) = pid.filter(|pid| *pid > 0) else {
+                return Err(start_error(spec, "it ended before its egress was opened".into()));
+            };
+            let opened = egress::open(&spec.server, id, pid, places, sandbox.egress_witness()).await;
+            Some(opened.map_err(|cause| start_error(spec, format!("its egress cannot be opened: {cause}")))?)
+        };
+        let begin = async {
+            input.write_all(&self.message).await?;
+            input.flush().await
+        };
+        match tokio::time::timeout(BEGIN, begin).await {
+            Ok(Ok(())) => Ok(gate),
+            Ok(Err(e)) => Err(start_error(spec, format!("it did not take its environment: {e}"))),
+            Err(_) => Err(start_error(spec, format!("it did not take its environment within {} s", BEGIN.as_secs()))),
+        }
+    }
+}
+
+async fn body(
+    sandbox: &Sandbox,
+    engine: &Engine,
+    spec: &CageSpec,
+    opening: Option<&Opening>,
+) -> Result<ContainerCreateBody, SandboxError> {
     let Some((program, args)) = spec.argv.split_first() else {
         return Err(start_error(spec, "its command is empty".into()));
     };
     if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(start_error(spec, format!("{name:?} cannot be the name of an environment variable")));
     }
-    let mounts = mounts::resolve(&spec.server, &spec.mounts)?;
+    let mut mounts = mounts::resolve(&spec.server, &spec.mounts)?;
     let image = engine.docker.inspect_image(&spec.image_id).await.map_err(|e| match status(&e) {
         Some(404) => SandboxError::NoImage {
             action: "start",
@@ -116,13 +202,22 @@ async fn body(sandbox: &Sandbox, engine: &Engine, spec: &CageSpec) -> Result<Con
         return Err(start_error(spec, format!("{} is not an image id", spec.image_id)));
     }
     let volumes = image.config.and_then(|config| config.volumes).unwrap_or_default();
-    let mut env = vec!["HOME=/tmp".to_owned()];
-    env.extend(spec.env.iter().map(|(name, value)| format!("{name}={value}")));
+    // Nothing of the definition's: whoever may ask Docker could read it there.
+    let env = vec!["HOME=/tmp".to_owned()];
+    let (entrypoint, command) = match opening {
+        Some(opening) => {
+            mounts.push(opening.mount.clone());
+            (init::PATH.to_owned(), spec.argv.clone())
+        }
+        None => (program.clone(), args.to_vec()),
+    };
+    let mut host_config = hardening::cage(&sandbox.config, engine, &sandbox.instance, mounts, &volumes);
+    host_config.extra_hosts = opening.map(|opening| opening.hosts.clone()).filter(|hosts| !hosts.is_empty());
     Ok(ContainerCreateBody {
         image: Some(spec.image_id.clone()),
         // Both are set, so that nothing of the image's own command is left.
-        entrypoint: Some(vec![program.clone()]),
-        cmd: Some(args.to_vec()),
+        entrypoint: Some(vec![entrypoint]),
+        cmd: Some(command),
         env: Some(env),
         user: Some(hardening::USER.into()),
         hostname: Some("cage".into()),
@@ -135,7 +230,7 @@ async fn body(sandbox: &Sandbox, engine: &Engine, spec: &CageSpec) -> Result<Con
         tty: Some(false),
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }),
         labels: Some(labels(&sandbox.instance, &spec.server, spec.purpose.as_str())),
-        host_config: Some(hardening::cage(&sandbox.config, engine, &sandbox.instance, mounts, &volumes)),
+        host_config: Some(host_config),
         ..ContainerCreateBody::default()
     })
 }
@@ -203,33 +298,47 @@ impl Drop for Unstarted {
 
 async fn remove_or_log(docker: &Docker, id: &str) {
     if let Err(error) = docker::remove(docker, id).await {
-        tracing::warn!(container = docker::short(id), %error, "a container is left behind until the next start");
+        tracing::warn!(container = docker::short(id), %error, "a container is left behind until Docker takes it");
+        tokio::spawn(remove_later(docker.clone(), id.to_owned()));
     }
 }
 
 /// Waits until the container ends or its owner lets go, then removes it.
-async fn watch_over(docker: Docker, id: String, owner: CancellationToken, exited: watch::Sender<Option<CageExit>>) {
+async fn watch_over(
+    docker: Docker,
+    id: String,
+    owner: CancellationToken,
+    exited: watch::Sender<Option<CageExit>>,
+    gate: Option<Gate>,
+) {
     let code = tokio::select! {
         code = wait(&docker, &id) => code.ok(),
         () = owner.cancelled() => None,
     };
+    if let Some(gate) = gate {
+        gate.close().await;
+    }
     let mut exit = CageExit { code, out_of_memory: false };
     if code == Some(KILLED) {
         let state = docker.inspect_container(&id, None).await.ok().and_then(|container| container.state);
         exit.out_of_memory = state.is_some_and(|state| state.oom_killed == Some(true));
     }
-    let mut removed = docker::remove(&docker, &id).await;
+    let removed = docker::remove(&docker, &id).await;
     exited.send_replace(Some(exit));
-    // Docker itself may be restarting, which is also what ends containers.
+    if removed.is_err() {
+        remove_later(docker, id).await;
+    }
+}
+
+/// Removes a container, by id or name, as soon as Docker can: Docker itself may be restarting, which
+/// is also what ends containers.
+async fn remove_later(docker: Docker, container: String) {
     let mut pause = Duration::from_secs(1);
-    while let Err(error) = removed {
-        if pause > PATIENCE {
-            tracing::warn!(container = docker::short(&id), %error, "a container is left behind until the next start");
-            return;
-        }
+    loop {
         tokio::time::sleep(pause).await;
-        pause *= 2;
-        removed = docker::remove(&docker, &id).await;
+        let Err(error) = docker::remove(&docker, &container).await else { return };
+        tracing::debug!(container, %error, "a container is left behind until Docker takes it");
+        pause = (pause * 2).min(PATIENCE);
     }
 }
 
@@ -299,7 +408,12 @@ impl AsyncRead for Stdout {
             match ready!(self.frames.as_mut().poll_next(cx)) {
                 None => return Poll::Ready(Ok(())),
                 Some(Ok(LogOutput::StdOut { message })) => self.rest = message,
-                Some(Ok(LogOutput::StdErr { message })) => self.stderr.push(&message),
+                Some(Ok(LogOutput::StdErr { message })) => {
+                    if !self.stderr.push(&message) {
+                        let flood = "it floods its standard error";
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, flood)));
+                    }
+                }
                 // Docker never echoes input, and a torn frame at the end is not the server's.
                 Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. })) => {}
                 Some(Err(e)) => return Poll::Ready(Err(io::Error::other(cause(&e)))),

@@ -93,12 +93,17 @@ impl Engine {
         self.info.cgroup_driver.map(|driver| driver.to_string()).unwrap_or_default()
     }
 
+    /// Whether it can filter a container's system calls. What it does by itself is of no matter.
+    pub fn filters_calls(&self) -> bool {
+        let options = self.info.security_options.as_deref().unwrap_or_default();
+        options.iter().any(|option| option.starts_with("name=seccomp"))
+    }
+
     /// What this Docker cannot give to a cage.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let lacks = |flag: Option<bool>| flag == Some(false);
-        let options = self.info.security_options.as_deref().unwrap_or_default();
-        if !options.iter().any(|o| o.starts_with("name=seccomp") && !o.contains("unconfined")) {
+        if !self.filters_calls() {
             warnings.push("Docker runs containers without a seccomp filter".into());
         }
         if lacks(self.info.memory_limit) {

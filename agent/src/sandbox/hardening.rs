@@ -10,11 +10,13 @@ use bollard::models::{
 };
 
 use super::docker::Engine;
+use super::seccomp;
 use crate::config::SandboxConfig;
 
 /// `nobody`, which owns nothing on a Debian host.
 pub(super) const UID: u32 = 65534;
 pub(super) const USER: &str = "65534:65534";
+const NO_NEW_PRIVILEGES: &str = "no-new-privileges";
 /// Shared memory of a cage: the one writable place beside /tmp.
 const SHM_BYTES: i64 = 16 << 20;
 
@@ -40,8 +42,16 @@ pub(super) fn cage(
         shm_size: Some(SHM_BYTES),
         tmpfs: Some(places.map(|path| (path, tmpfs.clone())).collect()),
         mounts: Some(mounts),
+        security_opt: Some(security(engine)),
         ..closed(engine, instance)
     }
+}
+
+/// A Docker that cannot filter calls says so, and takes no filter.
+fn security(engine: &Engine) -> Vec<String> {
+    let mut options = vec![NO_NEW_PRIVILEGES.to_owned()];
+    options.extend(engine.filters_calls().then(seccomp::option));
+    options
 }
 
 /// A builder's settings: it has the network and a writable root, and is closed in all else.
@@ -61,7 +71,7 @@ fn closed(engine: &Engine, instance: &str) -> HostConfig {
     let limit = |name: &str, n| ResourcesUlimits { name: Some(name.into()), soft: Some(n), hard: Some(n) };
     HostConfig {
         cap_drop: Some(vec!["ALL".into()]),
-        security_opt: Some(vec!["no-new-privileges".into()]),
+        security_opt: Some(vec![NO_NEW_PRIVILEGES.into()]),
         privileged: Some(false),
         ipc_mode: Some("private".into()),
         init: Some(true),
@@ -103,9 +113,15 @@ pub(super) fn verify(made: &ContainerInspectResponse, asked: &HostConfig, config
         "new privileges are possible",
     );
     wall(!options.iter().any(|o| o.ends_with("unconfined")), "a security profile is off");
+    let filter = |options: &[String]| options.iter().find(|o| o.starts_with("seccomp=")).cloned();
+    let asked_filter = filter(asked.security_opt.as_deref().unwrap_or_default());
+    wall(filter(&options) == asked_filter, "its system calls are filtered otherwise");
     wall(host.privileged != Some(true), "it is privileged");
     wall(host.readonly_rootfs == Some(true), "its root is writable");
     wall(host.network_mode.as_deref() == Some("none"), "it has a network");
+    // Docker writes nothing where it was told nothing.
+    let names = |hosts: &Option<Vec<String>>| hosts.clone().unwrap_or_default();
+    wall(names(&host.extra_hosts) == names(&asked.extra_hosts), "it knows other hosts");
     wall(host.pid_mode.as_deref().is_none_or(|mode| mode != "host"), "it sees the host's processes");
     wall(host.ipc_mode.as_deref().is_none_or(|mode| mode != "host"), "it shares the host's memory segments");
     wall(host.uts_mode.as_deref().is_none_or(|mode| mode != "host"), "it shares the host's name");
@@ -160,12 +176,14 @@ mod tests {
     fn a_container_that_docker_opened_is_refused() {
         let config = SandboxConfig::default();
         assert_eq!(verify(&made(asked()), &asked(), &config), Verdict::default());
-        let openings: [fn(&mut HostConfig); 8] = [
+        let openings: [fn(&mut HostConfig); 10] = [
             |h| h.network_mode = Some("bridge".into()),
             |h| h.readonly_rootfs = Some(false),
             |h| h.cap_drop = None,
             |h| h.cap_add = Some(vec!["SYS_ADMIN".into()]),
-            |h| h.security_opt = Some(vec!["no-new-privileges".into(), "seccomp=unconfined".into()]),
+            |h| h.security_opt = Some(vec!["no-new-privileges".into(), "apparmor=unconfined".into()]),
+            |h| h.security_opt = Some(vec!["no-new-privileges".into(), "seccomp={}".into()]),
+            |h| h.extra_hosts = Some(vec!["a.example:127.77.0.1".into()]),
             |h| h.privileged = Some(true),
             |h| h.pid_mode = Some("host".into()),
             |h| h.binds = Some(vec!["/:/host".into()]),

@@ -5,28 +5,35 @@
 //! that is made here is removed again, by stop, by exit, by drop, or by the next sweep.
 //! Nothing outside of this room knows Docker.
 
+mod allowance;
 mod builder;
 mod cage;
 mod docker;
+mod egress;
 mod error;
 mod hardening;
 mod images;
+mod init;
 mod mounts;
+mod seccomp;
 mod stderr;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, watch};
 
+pub use self::allowance::Allowance;
+pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness};
 pub use self::error::SandboxError;
 pub use self::stderr::StderrLog;
-use crate::admission::{LaunchDefinition, Mount};
+use crate::admission::{Egress, LaunchDefinition, Mount};
 use crate::config::SandboxConfig;
 
 /// Label on everything that an instance makes in Docker; its value is the instance's name.
@@ -76,6 +83,8 @@ pub struct CageSpec {
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub mounts: Vec<Mount>,
+    /// What it may reach; nothing else.
+    pub egress: Vec<Egress>,
     pub purpose: Purpose,
 }
 
@@ -125,12 +134,34 @@ pub struct Sandbox {
     config: SandboxConfig,
     instance: String,
     grant: RwLock<Option<Arc<dyn LaunchGrant>>>,
+    witness: RwLock<Option<Arc<dyn EgressWitness>>>,
     engine: OnceCell<docker::Engine>,
+    /// Where Docker finds the first program of cages.
+    files: Option<PathBuf>,
+    init: OnceCell<PathBuf>,
 }
 
 impl Sandbox {
     pub fn new(config: &SandboxConfig, instance: String) -> Self {
-        Self { config: config.clone(), instance, grant: RwLock::new(None), engine: OnceCell::new() }
+        Self {
+            config: config.clone(),
+            instance,
+            grant: RwLock::new(None),
+            witness: RwLock::new(None),
+            engine: OnceCell::new(),
+            files: None,
+            init: OnceCell::new(),
+        }
+    }
+
+    /// Names the directory for what cages need of the host. Without one, no server starts that
+    /// has environment or egress.
+    pub fn keeping_files_in(self, dir: &Path) -> Self {
+        Self { files: Some(dir.into()), ..self }
+    }
+
+    pub fn set_egress_witness(&self, witness: Arc<dyn EgressWitness>) {
+        *self.witness.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(witness);
     }
 
     pub fn set_launch_grant(&self, grant: Arc<dyn LaunchGrant>) {
@@ -167,6 +198,23 @@ impl Sandbox {
         images::build(self, launch, server, progress).await
     }
 
+    /// Makes the image of a review again, from its lock: byte for byte what it was, or an error.
+    pub async fn rebuild(
+        &self,
+        launch: &LaunchDefinition,
+        server: &str,
+        before: &BuiltImage,
+        progress: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<BuiltImage, SandboxError> {
+        images::rebuild(self, launch, server, before, progress).await
+    }
+
+    /// The digest of a directory or file of this host as it is now, comparable with `tree` in the
+    /// lock of the image that was made of it.
+    pub async fn source_digest(&self, path: &std::path::Path) -> Result<String, String> {
+        images::source_digest(path).await
+    }
+
     /// Starts a container. The caller speaks to it over `stdin` and `stdout`.
     pub async fn start(&self, spec: &CageSpec) -> Result<Cage, SandboxError> {
         cage::start(self, spec).await
@@ -185,6 +233,19 @@ impl Sandbox {
 
     async fn engine(&self) -> Result<&docker::Engine, SandboxError> {
         self.engine.get_or_try_init(|| docker::Engine::connect(&self.config.docker)).await
+    }
+
+    /// The cage's first program on this host.
+    async fn init(&self) -> std::io::Result<&PathBuf> {
+        let install = || async {
+            let none = || std::io::Error::other("there is no directory for it");
+            init::install(self.files.as_deref().ok_or_else(none)?)
+        };
+        self.init.get_or_try_init(install).await
+    }
+
+    fn egress_witness(&self) -> Option<Arc<dyn EgressWitness>> {
+        self.witness.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     fn launch_grant(&self) -> Option<Arc<dyn LaunchGrant>> {

@@ -1,10 +1,12 @@
 //! What a server wrote to its standard error, the newest part of it.
 //!
 //! A server may write without end, so the log is a ring: it never holds more than [`CAPACITY`]
-//! bytes. Text goes out without control characters, so that it cannot drive a terminal.
+//! bytes, and who writes faster than anybody could read is told apart. Text goes out without control characters, so that it cannot drive a terminal.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Allowance;
 
 pub const CAPACITY: usize = 256 << 10;
 
@@ -16,16 +18,19 @@ pub struct StderrLog(Arc<Mutex<Ring>>);
 struct Ring {
     bytes: VecDeque<u8>,
     written: u64,
+    allowance: Allowance,
 }
 
 impl StderrLog {
-    pub(super) fn push(&self, bytes: &[u8]) {
+    /// Whether that much is still put up with; what is too much is kept like the rest.
+    pub(super) fn push(&self, bytes: &[u8]) -> bool {
         let mut ring = self.lock();
         ring.written += bytes.len() as u64;
         let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
         let excess = (ring.bytes.len() + kept.len()).saturating_sub(CAPACITY);
         ring.bytes.drain(..excess);
         ring.bytes.extend(kept);
+        ring.allowance.take(bytes.len() as u64)
     }
 
     /// Bytes that the server wrote in all, those that fell out of the ring included.
@@ -37,6 +42,14 @@ impl StderrLog {
     pub fn tail(&self, lines: usize) -> Vec<String> {
         let bytes: Vec<u8> = self.lock().bytes.iter().copied().collect();
         last_lines(&bytes, lines)
+    }
+
+    /// Keeps no more than the last `bytes` of what there is now.
+    pub fn shrink(&self, bytes: usize) {
+        let mut ring = self.lock();
+        let excess = ring.bytes.len().saturating_sub(bytes);
+        ring.bytes.drain(..excess);
+        ring.bytes.shrink_to_fit();
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -71,12 +84,15 @@ mod tests {
     fn a_server_that_writes_without_end_fills_no_memory() {
         let log = StderrLog::default();
         for i in 0..40_000 {
-            log.push(format!("line {i}\n").as_bytes());
+            assert!(log.push(format!("line {i}\n").as_bytes()), "that is much, and no flood");
         }
-        log.push(&vec![b'x'; 3 * CAPACITY]);
+        while log.push(&[b'x'; CAPACITY]) {}
         log.push(b"\nthe end\n");
         assert_eq!(log.lock().bytes.len(), CAPACITY);
         assert!(log.written() > 3 * CAPACITY as u64);
+        assert_eq!(log.tail(1), ["the end"]);
+        log.shrink(100);
+        assert!(log.lock().bytes.capacity() < 1000);
         assert_eq!(log.tail(1), ["the end"]);
     }
 

@@ -1,6 +1,6 @@
 //! Cages and builds on a real Docker. Without one, or without the base image, these skip and say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,12 +16,14 @@ use crate::admission::{LaunchDefinition, Source};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs a test on an instance of its own, and leaves no container and no image behind.
-async fn on_docker<F, Fut>(test: &str, config: SandboxConfig, body: F)
+pub(super) async fn on_docker<F, Fut>(test: &str, config: SandboxConfig, body: F)
 where
     F: FnOnce(Arc<Sandbox>) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let sandbox = Arc::new(Sandbox::new(&config, format!("test-{}", cage::random_suffix())));
+    let files = tempfile::tempdir().unwrap();
+    let instance = format!("test-{}", cage::random_suffix());
+    let sandbox = Arc::new(Sandbox::new(&config, instance).keeping_files_in(files.path()));
     let absent = match sandbox.engine().await {
         Ok(engine) => engine
             .docker
@@ -62,6 +64,9 @@ fn local(dir: &std::path::Path, run: &[&str]) -> LaunchDefinition {
         args: Vec::new(),
         env: BTreeMap::new(),
         mounts: Vec::new(),
+        egress: Vec::new(),
+        secrets: BTreeSet::new(),
+        isolation: Default::default(),
         configured: Vec::new(),
     }
 }
@@ -78,6 +83,7 @@ async fn python(sandbox: &Sandbox, code: &str) -> CageSpec {
         argv: built.argv,
         env: BTreeMap::new(),
         mounts: Vec::new(),
+        egress: Vec::new(),
         purpose: Purpose::Review,
     }
 }
@@ -168,7 +174,7 @@ async fn docker_shows_every_hardened_setting() {
         assert_eq!(config.labels.unwrap()[LABEL_PURPOSE], "review");
         assert_eq!(made.image.unwrap(), spec.image_id);
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
-        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges".to_owned(), seccomp::option()]);
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.ipc_mode.as_deref(), Some("private"));
         assert_eq!(
@@ -377,6 +383,7 @@ async fn install_scripts_do_not_run_even_in_the_builder() {
             argv: built.argv,
             env: BTreeMap::new(),
             mounts: Vec::new(),
+            egress: Vec::new(),
             purpose: Purpose::Serve,
         };
         let mut cage = sandbox.start(&spec).await.unwrap();

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ringbuf_output};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use lazaret_common::hook::{Hook, LOST_EVENTS};
-use lazaret_common::label::{CLEARED, CLIENT, FLAGGED, INERT};
+use lazaret_common::label::{CLEARED, CLIENT, FLAGGED, INERT, REWRITES};
 use lazaret_common::watch::{Candidate, Gate, Watch};
 
 use super::file::{Open, group};
@@ -36,7 +36,10 @@ pub fn candidate(_: BtfTracePointContext) -> i32 {
     }
     // What a text tool writes must be seen: else its reader would be taken for a server that got the message from
     // its client.
-    let input = Open::of(if flags & INERT != 0 { 1 } else { 0 });
+    let mut input = Open::of(if flags & INERT != 0 { 1 } else { 0 });
+    if flags & REWRITES != 0 && input.kind & kinds == 0 {
+        input = Open::of(1);
+    }
     if input.kind & kinds == 0 {
         return 0;
     }

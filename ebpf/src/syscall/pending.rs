@@ -6,10 +6,10 @@
 use lazaret_common::settings::Settings;
 
 use crate::channel::Channel;
+use crate::handshake;
 use crate::kernel::{Loop, repeat};
 use crate::maps::SETTINGS;
 use crate::scratch::Scratch;
-use crate::handshake;
 
 #[repr(C)]
 pub struct Pending {

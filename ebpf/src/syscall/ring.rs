@@ -6,8 +6,8 @@ use lazaret_common::hook::Hook;
 
 use super::file::Open;
 use super::memory::{self, Source};
-use super::pending;
 use super::number::{BUFFER, MESSAGE, SEGMENTS};
+use super::pending;
 use crate::kernel::{offset, pointer, read};
 use crate::maps::fired;
 use crate::{scope, scratch};

@@ -62,10 +62,11 @@ pub fn socket_received(ctx: BtfTracePointContext) -> i32 {
     let arguments = arguments(READS);
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        let readable = result > 0 && arguments.is_some_and(|arguments| {
-            let kind = number::of(arguments.number, arguments.compat);
-            memory::take(scratch, Source::of(kind.shape, &arguments), result as u64)
-        });
+        let readable = result > 0
+            && arguments.is_some_and(|arguments| {
+                let kind = number::of(arguments.number, arguments.compat);
+                memory::take(scratch, Source::of(kind.shape, &arguments), result as u64)
+            });
         pending::was_read(scratch, channel::of_sock(sock), readable);
     }
     0

@@ -13,6 +13,11 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode};
 use std::ptr::null;
 
+use lazaret_tests::{poll, taking};
+
+/// How long another process may take to do its part, on a slow machine.
+const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [way, program @ ..] = arguments.as_slice() else { return usage() };
@@ -67,6 +72,39 @@ fn start(way: &str, program: &[String]) -> Result<u8, Error> {
         "attached" => attached(program),
         "written-into" => written_into(program),
         "namespace" => in_a_user_namespace(program),
+        "below-directory" => below_a_directory(program),
+        "removed" => {
+            let file = File::open(&program[0])?;
+            std::fs::remove_file(&program[0])?;
+            by_descriptor(&file.into(), program)
+        }
+        "out-of-cgroup" => taking::start_in_cgroup("/sys/fs/cgroup", program),
+        "with-pid" => taking::start_with_pid(program[0].as_ref(), &program[1..]),
+        "become-root" => {
+            // SAFETY: numbers only.
+            if unsafe { libc::setresuid(0, 0, 0) } < 0 {
+                return Err(Error::last_os_error());
+            }
+            Err(command(program).exec())
+        }
+        "checked" => {
+            say("checked", taking::check_exec(program))?;
+            Ok(0)
+        }
+        // Has its own standard input for others: `-` instead of a program, or a name and what follows.
+        "keep" => waited(-1),
+        "pass" => {
+            taking::pass(&program[0], 0)?;
+            waited(-1)
+        }
+        "pass-on" => {
+            taking::pass(&program[0], 0)?;
+            waited(-1)?;
+            Err(command(&program[1..]).exec())
+        }
+        "receive" => Err(command(&program[1..]).stdin(taking::receive(&program[0])?).exec()),
+        "outlived" => outlived(program),
+        "flood" => flood(program),
         other => Err(Error::other(format!("there is no way {other:?}"))),
     }
 }
@@ -91,6 +129,38 @@ fn in_memory(program: &str) -> Result<OwnedFd, Error> {
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(&std::fs::read(program)?)?;
     Ok(file.into())
+}
+
+fn below_a_directory(program: &[String]) -> Result<u8, Error> {
+    let (directory, name) = program[0].rsplit_once('/').ok_or_else(|| Error::other("a path is needed"))?;
+    let (directory, name) = (File::open(directory)?, CString::new(name)?);
+    let words = words(program)?;
+    let argv = pointers(&words);
+    // SAFETY: as in `by_descriptor`.
+    unsafe {
+        let environment = null::<*const libc::c_char>();
+        libc::syscall(libc::SYS_execveat, directory.as_raw_fd(), name.as_ptr(), argv.as_ptr(), environment, 0)
+    };
+    Err(Error::last_os_error())
+}
+
+/// Says its pid in a file, starts the program, and ends as soon as somebody makes the file `.arrived`.
+fn outlived(words: &[String]) -> Result<u8, Error> {
+    let [file, program @ ..] = words else { return Err(Error::other("a file is needed")) };
+    std::fs::write(file, std::process::id().to_string())?;
+    command(program).spawn()?;
+    let arrived = format!("{file}.arrived");
+    let seen = poll(SOON, || std::path::Path::new(&arrived).exists().then_some(0));
+    seen.ok_or_else(|| Error::other("the message never arrived"))
+}
+
+/// Fills so many pipes with messages that nobody reads, makes the file, and ends with its input.
+fn flood(words: &[String]) -> Result<u8, Error> {
+    let [count, file] = words else { return Err(Error::other("a count and a file are needed")) };
+    taking::flood(count.parse().map_err(Error::other)?)?;
+    std::fs::write(file, "")?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(0)
 }
 
 fn words(program: &[String]) -> Result<Vec<CString>, Error> {

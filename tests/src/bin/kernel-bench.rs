@@ -22,7 +22,7 @@ const RESTLESS: usize = 5000;
 /// A storm's processes at a time.
 const AT_ONCE: usize = 8;
 /// In a storm, one exec of so many is a server's.
-const ONE_SERVER_IN: u32 = 100;
+const ONE_SERVER_IN: u32 = 20;
 
 fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,9 +1,10 @@
 //! A minimal MCP server on stdio that leaves a trace of how far it came.
 //!
-//! `shadow-server [--started FILE] [--read FILE] [--by WAY] [--connect SOCKET --connected FILE]`
+//! `shadow-server [--started FILE] [--read FILE] [--takes WAY] [--by WAY] [--connect SOCKET --connected FILE]`
 //!
 //! It makes `--started` first of all, `--read` as soon as it has one byte of stdin, and says in `--connected` how
-//! its connect to the UNIX socket went. `--by` chooses how stdin is read: see `reading.rs`. It answers `initialize`,
+//! its connect to the UNIX socket went. `--by` chooses how stdin is read: see `reading.rs`; `--takes` where it comes
+//! from, if not from whoever started it: see `taking.rs`. It answers `initialize`,
 //! `server/discover` and `tools/list`, and ends with its input.
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
 use lazaret_tests::reading::Input;
+use lazaret_tests::taking;
 use serde_json::{Value, json};
 
 fn main() -> std::io::Result<()> {
@@ -25,6 +27,9 @@ fn main() -> std::io::Result<()> {
         std::fs::write(path, outcome)?;
     }
 
+    if let Some(way) = option.get("--takes") {
+        taking::take(way)?;
+    }
     let mut input = Input::by(option.get("--by").copied().unwrap_or("read"));
     let mut pending = Vec::new();
     let mut first = true;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub fn prepare() -> Result<(), String> {
 }
 
 /// Stdio entries of the guest's client config, each a command and its arguments. Every check has its own.
-pub const CONFIGURED: [&[&str]; 21] = [
+pub const CONFIGURED: [&[&str]; 22] = [
     &["/opt/bin/configured", "--serve"],
     &["/opt/bin/configured-recorded", "--serve"],
     &["configured-by-name", "--serve"],
@@ -48,6 +48,15 @@ pub const CONFIGURED: [&[&str]; 21] = [
     &["/opt/bin/configured-storm", "--serve"],
     &["/opt/bin/configured-tampered", "--serve"],
     &["/opt/bin/configured-versions", "--serve"],
+    &[
+        "/opt/bin/configured-linked",
+        "--started",
+        "/tmp/traces/configured-linked.started",
+        "--read",
+        "/tmp/traces/configured-linked.read",
+        "--by",
+        "read",
+    ],
     &["/opt/bin/configured-connector", "--job", "/tmp/connect.job"],
     &["/opt/bin/configured-thief", "--connect", "/var/run/docker.sock", "--connected", "/tmp/traces/thief.connected"],
 ];
@@ -169,10 +178,7 @@ pub struct Running(Child);
 impl Running {
     pub fn end(self) -> Result<Ended, String> {
         let output = self.0.wait_with_output().map_err(|e| format!("cannot wait for the client: {e}"))?;
-        serde_json::from_slice(&output.stdout).map(Ended).map_err(|e| {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            format!("the client ended with {} and no report ({e}): {}", output.status, stderr.trim())
-        })
+        Ended::parse(&output)
     }
 }
 
@@ -180,6 +186,14 @@ impl Running {
 pub struct Ended(Value);
 
 impl Ended {
+    /// What a client has printed.
+    pub fn parse(output: &Output) -> Result<Self, String> {
+        serde_json::from_slice(&output.stdout).map(Self).map_err(|e| {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            format!("the client ended with {} and no report ({e}): {}", output.status, stderr.trim())
+        })
+    }
+
     /// Killed, or refused by exec: what enforcement leaves behind.
     pub fn stopped(&self) -> Check {
         let refused = self.0["error"].as_str().is_some_and(|error| error.contains("Operation not permitted"));

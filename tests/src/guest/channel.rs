@@ -205,7 +205,7 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
     });
     report.check("what_a_text_tool_takes_from_a_file_is_left_alone", || {
         log()?;
-        for tool in ["/usr/bin/cat", "/usr/bin/grep initialize"] {
+        for tool in ["/usr/bin/cat", "/usr/bin/grep initialize", "/usr/bin/sed -n p"] {
             let ended = judged("none").run(&["sh", "-c", &format!("{tool} /tmp/mcp-log | sed -n '$='")])?;
             ended.answered().and_then(|()| ended.left_alone()).map_err(|why| format!("{tool}: {why}"))?;
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::bench::{BENIGN, SOON, Start, install_shadow, install_tracer, process, traced, write_client_config};
 use super::daemon::{self, Daemon, Options};
 use super::report::{Check, Report, ensure};
-use super::{bench, channel, evasion, launch, place, scope};
+use super::{bench, channel, evasion, handover, launch, place, scope};
 use crate::{messages, poll};
 
 /// The judged part of the guest.
@@ -33,6 +33,7 @@ pub fn session(report: &mut Report) {
         handshake(report, daemon);
         evasion::checks(report);
         channel::checks(report, daemon);
+        handover::checks(report);
         benign(report, daemon);
         scope::by_cgroup(report, daemon);
         report.check("kill_9_of_the_daemon_leaves_enforcement_on_and_a_new_daemon_takes_over", || {

@@ -41,6 +41,9 @@ const DETOURS: [(&str, &str); 9] = [
     ("what_was_born_in_scope_stays_in_it_when_it_moves_out", r#"(echo 0 >/sys/fs/cgroup/cgroup.procs && exec "$@")"#),
 ];
 
+/// What comes out of it is no message, and the server would have to make one of it again.
+const DISGUISE: &str = r#"/usr/bin/sed 's/{/#/;q' | "$@""#;
+
 fn take(start: &Start<'_>, script: &str, shadow: &Shadow) -> Result<Ended, String> {
     let command = shadow.command("read");
     let words: Vec<&str> = ["sh", "-c", script, "sh"].into_iter().chain(command.iter().map(String::as_str)).collect();
@@ -55,7 +58,9 @@ pub fn bare(report: &mut Report) {
             ended.answered().map_err(|why| format!("{name}: {why}"))?;
             ensure(shadow.has_read(), || format!("{name}: it left no trace"))?;
         }
-        Ok(())
+        let shadow = install_shadow("disguise")?;
+        take(&Start::sending("initialize"), DISGUISE, &shadow)?;
+        ensure(shadow.has_read(), || "nothing came in disguise".into())
     });
 }
 
@@ -67,6 +72,16 @@ pub fn checks(report: &mut Report) {
             never_read(&shadow)
         });
     }
+    report.check("a_text_tool_that_rewrites_the_message_gets_none", || {
+        let shadow = install_shadow("evasive-disguise")?;
+        take(&judged("initialize"), DISGUISE, &shadow)?.unanswered()?;
+        never_read(&shadow)
+    });
+    report.check("a_text_tool_that_rewrites_another_protocol_is_left_alone", || {
+        let shadow = install_shadow("benign-disguise")?;
+        take(&judged("acp"), DISGUISE, &shadow)?.left_alone()?;
+        ensure(shadow.has_read(), || "nothing came in disguise".into())
+    });
 }
 
 fn never_read(shadow: &Shadow) -> Check {

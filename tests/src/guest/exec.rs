@@ -10,13 +10,14 @@ use serde_json::json;
 
 use super::bench::{CWD, SOON, Start, install, install_shadow, install_tracer, trace, traced};
 use super::daemon::{self, Daemon, Options};
+use super::images;
 use super::report::{Report, ensure};
 use crate::host::elf;
 use crate::poll;
 
 /// Belongs to root and is of no home: its entries count for everybody.
 const MANAGED: &str = "/etc/claude-code/managed-mcp.json";
-const TRICK: &str = "/opt/bin/configured-trick";
+pub const TRICK: &str = "/opt/bin/configured-trick";
 const USERS: &str = "/opt/bin/configured-by-a-user";
 const SCRIPT: &str = "/opt/bin/configured-script";
 const INTERPRETER: &str = "/opt/l/interpreter";
@@ -24,7 +25,7 @@ const INTERPRETER: &str = "/opt/l/interpreter";
 const RACE: [&str; 4] = ["/bin/sh", "-c", "echo $0 >> /tmp/traces/raced", "serve"];
 /// Executes another program in a thread: flagged, in the session `observe`.
 const EVADER: &str = "/opt/bin/configured-evader";
-const DEV: u32 = 1000;
+pub const DEV: u32 = 1000;
 
 fn long() -> String {
     format!("--serve={}", "x".repeat(20_000))
@@ -37,6 +38,7 @@ pub fn write_configs() -> Result<(), String> {
     let managed = json!({"mcpServers": {
         "trick": entry(&[TRICK, "--serve"]),
         "script": entry(&[SCRIPT, "--serve"]),
+        "foreign": entry(&[images::FOREIGN, "--serve"]),
         "long": entry(&[TRICK, &long]),
         "race": entry(&RACE),
         "threads": entry(&[EVADER, "thread", "/bin/shadow-server", "--connect", "/var/run/docker.sock", "--connected",
@@ -64,10 +66,12 @@ pub fn write_configs() -> Result<(), String> {
 
 /// Checks and what stands before the program and its argument.
 #[rustfmt::skip]
-const WAYS: [(&str, &[&str]); 24] = [
+const WAYS: [(&str, &[&str]); 26] = [
     ("a_program_in_memory_is_known_by_its_argv", &["evader", "memory"]),
     ("a_program_that_is_executed_by_a_path_descriptor_is_known", &["evader", "path-descriptor"]),
     ("a_program_that_is_executed_through_proc_is_known", &["evader", "proc-descriptor"]),
+    ("a_program_that_is_executed_below_a_directory_descriptor_is_known", &["evader", "below-directory"]),
+    ("a_program_whose_file_has_gone_is_known", &["evader", "removed"]),
     ("a_lie_in_the_first_word_does_not_hide_the_program", &["evader", "lie"]),
     ("a_thread_that_executes_it_does_not_hide_the_program", &["evader", "thread"]),
     ("a_thread_whose_leader_has_gone_does_not_hide_the_program", &["evader", "thread-alone"]),
@@ -133,6 +137,7 @@ pub fn session(report: &mut Report) {
         scripts(report);
         arguments(report);
         users(report);
+        images::checks(report);
         connector(report, daemon);
     });
 }

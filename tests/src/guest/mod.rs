@@ -18,7 +18,9 @@ mod docker_api;
 mod enforce;
 mod evasion;
 mod exec;
+mod handover;
 mod hold;
+mod images;
 mod launch;
 mod observe;
 mod place;
@@ -60,6 +62,7 @@ fn bare(report: &mut Report) {
     bench::bare(report);
     evasion::bare(report);
     channel::bare(report);
+    handover::bare(report);
     exec::bare(report);
 }
 

@@ -3,6 +3,7 @@
 use super::bench::{Start, install_shadow, install_tracer, traced};
 use super::daemon::{self, Daemon, Options};
 use super::enforce::{JUDGED, judged};
+use super::images::install_set_uid;
 use super::report::{Report, ensure};
 
 /// Under the enforcing daemon of [`super::enforce`], whose scope is a cgroup.
@@ -42,6 +43,19 @@ pub fn by_uid(report: &mut Report) {
             ensure(traced("not-user"), || "it left no trace".into())?;
             let shadow = install_shadow("root-thing")?;
             Start::sending("initialize").run(&shadow.command("read"))?.answered()
+        });
+        report.check("who_becomes_root_stays_in_the_scope_of_the_uid", || {
+            let become_root = [install_set_uid()?, "become-root"];
+            install_tracer("/opt/bin/configured-user", "user-as-root")?;
+            user("none").run(&[&become_root[..], &["/opt/bin/configured-user", "--serve"]].concat())?;
+            ensure(!traced("user-as-root"), || "it ran".into())?;
+            let shadow = install_shadow("user-as-root-thing")?;
+            let command: Vec<String> =
+                become_root.map(str::to_owned).into_iter().chain(shadow.command("read")).collect();
+            user("initialize").run(&command)?.unanswered()?;
+            ensure(shadow.started() && !shadow.has_read(), || "it read the message, or never began".into())?;
+            let ended = user("acp").run(&[&become_root[..], &["/bin/benign-server", "acp"]].concat())?;
+            ended.answered().and_then(|()| ended.left_alone())
         });
     });
 }

@@ -11,7 +11,7 @@ mod python;
 mod uv;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::model::{LaunchDefinition, Mount, Source};
@@ -54,7 +54,16 @@ pub fn from_argv(argv: &[String], env: &BTreeMap<String, String>, cwd: &Path) ->
     let (source, args) = reading.command(argv)?;
     let mut env = reading.env;
     env.retain(|name, _| !HOST_ENV.contains(&name.as_str()) && !name.is_empty() && !name.contains(['=', '\0']));
-    Ok(LaunchDefinition { source, args, env, mounts: reading.mounts, configured: argv.to_vec() })
+    Ok(LaunchDefinition {
+        source,
+        args,
+        env,
+        mounts: reading.mounts,
+        egress: Vec::new(),
+        secrets: BTreeSet::new(),
+        isolation: Default::default(),
+        configured: argv.to_vec(),
+    })
 }
 
 /// Programs that only start others: what they would start is not theirs to say.

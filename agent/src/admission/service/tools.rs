@@ -9,18 +9,30 @@ use jiff::Timestamp;
 use super::{Admission, DeniedPin, Result, outcome, tool_step};
 use crate::admission::model::{AdmissionState, Server, Tool};
 use crate::admission::{AdmissionError, pins};
-use crate::audit::{Entry, Kind};
+use crate::audit::{Entry, Kind, Outcome};
 use crate::proxy::json::Json;
 use crate::store::Record as _;
 
+/// Most tools that one audit record tells of.
+const MOST_TOLD: usize = 50;
+
 impl Admission {
-    /// Takes over the tools that a review listed. What did not change keeps its state.
-    pub(super) fn replace_tools(&self, server: &str, names: Vec<String>, tools: &[Json], by: &str) -> Result<()> {
+    /// Takes over the tools that a review listed. What did not change keeps its state. Gives back
+    /// which tools lost a decision, and why.
+    pub(super) fn replace_tools(
+        &self,
+        server: &str,
+        names: Vec<String>,
+        tools: &[Json],
+        by: &str,
+    ) -> Result<Vec<String>> {
+        let mut fell = Vec::new();
         let old: HashMap<String, Tool> =
             self.tools(server)?.into_iter().map(|tool| (tool.name.clone(), tool)).collect();
         let listed: HashSet<&str> = names.iter().map(String::as_str).collect();
         for gone in old.values().filter(|tool| !listed.contains(tool.name.as_str())) {
             self.store.delete::<Tool>(&gone.key())?;
+            fell.push(format!("{}: it is gone", gone.name));
         }
         let mut records = Vec::with_capacity(tools.len());
         for (name, descriptor) in names.into_iter().zip(tools) {
@@ -36,20 +48,22 @@ impl Admission {
             };
             if let Some(denied) = self.denied(&[&tool.digest])? {
                 if tool.state != AdmissionState::Denied {
-                    tool_step(
-                        &mut tool,
-                        AdmissionState::Denied,
-                        "lazaret",
-                        &format!("denied by {}: {}", denied.by, denied.why),
-                    );
+                    let why = format!("denied by {}: {}", denied.by, denied.why);
+                    fell.push(format!("{}: {why}", tool.name));
+                    tool_step(&mut tool, AdmissionState::Denied, "lazaret", &why);
                 }
             } else if known.is_none_or(|old| old.digest != tool.digest) {
                 let why = if known.is_some() { "its descriptor changed" } else { "seen for the first time" };
+                if known.is_some() {
+                    fell.push(format!("{}: {why}", tool.name));
+                }
                 tool_step(&mut tool, AdmissionState::Quarantined, by, why);
             }
             records.push(tool);
         }
-        Ok(self.store.put_all(&records)?)
+        self.store.put_all(&records)?;
+        fell.truncate(MOST_TOLD);
+        Ok(fell)
     }
 
     /// Decides on one tool, by the digest that it has now. `expected` is the digest that the
@@ -63,6 +77,9 @@ impl Admission {
         by: &str,
         why: &str,
     ) -> Result<Tool> {
+        if state == AdmissionState::Denied && why.trim().is_empty() {
+            return Err(AdmissionError::NoReason(format!("{server}:{tool}")));
+        }
         let _step = self.lock();
         self.server(server)?;
         let key = Tool::key_of(server, tool);
@@ -98,6 +115,7 @@ impl Admission {
             self.store.put(&denied)?;
             self.changed();
             self.audit(entry)?;
+            self.deny_elsewhere(&denied)?;
         } else {
             self.audit(entry)?;
             self.store.delete::<DeniedPin>(&denied.digest)?;
@@ -105,6 +123,21 @@ impl Admission {
             self.changed();
         }
         Ok(record)
+    }
+
+    /// The same descriptor at other servers is the same tool.
+    fn deny_elsewhere(&self, denied: &DeniedPin) -> Result<()> {
+        let why = format!("it is what was denied at {} by {}: {}", denied.server, denied.by, denied.why);
+        let same = |tool: &Tool| tool.digest == denied.digest && tool.state != AdmissionState::Denied;
+        for mut tool in self.store.list::<Tool>()?.into_iter().filter(same) {
+            tool_step(&mut tool, AdmissionState::Denied, "lazaret", &why);
+            self.store.put(&tool)?;
+            self.changed();
+            let entry = Entry::new(Kind::Review, Outcome::Deny, "lazaret").server(&tool.server).tool(&tool.name);
+            let detail = serde_json::json!({ "digest": tool.digest, "state": tool.state });
+            self.audit(entry.reason(&why).detail(detail))?;
+        }
+        Ok(())
     }
 
     /// The tools of one server as its last review listed them, in any state.

@@ -106,11 +106,12 @@ fn seen(shadow: &ShadowSpawn, servers: &[Server]) -> InventoryEntry {
 }
 
 fn of_the_house(server: &Server) -> InventoryEntry {
-    let LaunchDefinition { source, mounts, env, configured, .. } = &server.launch;
+    let LaunchDefinition { source, mounts, egress, env, configured, .. } = &server.launch;
     let reviewed = server.review.as_ref().and_then(|review| review.package["publisher"].as_str().map(str::to_owned));
     let seen: Vec<String> = mounts
         .iter()
         .map(|mount| format!("{}{}", mount.host.display(), if mount.writable { " (writable)" } else { "" }))
+        .chain(egress.iter().map(ToString::to_string))
         .collect();
     InventoryEntry {
         name: server.name.clone(),

@@ -9,10 +9,13 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 
 use crate::admission::former::pinned;
-use crate::admission::{AdmissionError, Server, Source, review};
+use crate::admission::review::Again;
+use crate::admission::{AdmissionError, Isolation, Server, Source, review};
 use crate::api::peer::Operator;
 use crate::api::server::{Answer, Api, Failure, Input, Reporter, blocking, long_work};
-use crate::api::types::{AddServer, ApproveServer, Counts, Done, ErrorKind, Logs, Pinned, ReviewDiff, ServerView, Why};
+use crate::api::types::{
+    AddServer, ApproveServer, Counts, Done, ErrorKind, Logs, Pinned, ReviewDiff, ReviewServer, ServerView, Why,
+};
 use crate::daemon::App;
 use crate::proxy::UpstreamLimits;
 
@@ -74,6 +77,7 @@ async fn remove(
     })
     .await?;
     api.app.hub.stop(&name).await;
+    api.app.hub.forget(&name);
     if let Some(review) = server.review.filter(|_| !matches!(server.launch.source, Source::Image { .. }))
         && let Err(e) = api.app.sandbox.remove_image(&review.image_id).await
     {
@@ -87,38 +91,53 @@ async fn start_review(
     State(api): State<Arc<Api>>,
     Extension(by): Extension<Operator>,
     Path(name): Path<String>,
+    Input(ReviewServer { again }): Input<ReviewServer>,
 ) -> Result<Response, Failure> {
     let busy = api.begin(&name)?;
     Ok(long_work(move |reporter| async move {
-        let server = run_review(&api, &name, by.name(), &reporter).await?;
+        let server = run_review(&api, &name, again, by.name(), &reporter).await?;
         drop(busy);
         blocking(&api, move |app| view(app, server)).await
     }))
 }
 
-async fn run_review(api: &Arc<Api>, name: &str, by: &str, reporter: &Reporter) -> Result<Server, Failure> {
+async fn run_review(
+    api: &Arc<Api>,
+    name: &str,
+    again: Again,
+    by: &str,
+    reporter: &Reporter,
+) -> Result<Server, Failure> {
     let app = &api.app;
     let progress = |text: &str| reporter.step(text);
-    review::review(&app.sandbox, &app.admission, UpstreamLimits::of(&app.config), name, by, &progress)
+    review::review(&app.sandbox, &app.admission, UpstreamLimits::of(&app.config), name, again, by, &progress)
         .await
         .map_err(Failure::failed)
 }
 
-/// Approves what was shown, and starts it, so that the first call need not wait for it.
+/// Approves what was shown, and starts it, so that the first call need not wait for it; where each
+/// agent or session has its own, nobody knows yet whose to start.
 async fn approve(
     State(api): State<Arc<Api>>,
     Extension(by): Extension<Operator>,
     Path(name): Path<String>,
-    Input(ApproveServer { pin, start }): Input<ApproveServer>,
+    Input(ApproveServer { pin, start, why }): Input<ApproveServer>,
 ) -> Result<Response, Failure> {
     let busy = api.begin(&name)?;
     Ok(long_work(move |reporter| async move {
         let server = blocking(&api, {
             let name = name.clone();
-            move |app| Ok(app.admission.approve(&name, by.name(), pin.as_deref())?)
+            move |app| {
+                Ok(app.admission.approve_because(
+                    &name,
+                    by.name(),
+                    pin.as_deref(),
+                    why.as_deref().unwrap_or("approved"),
+                )?)
+            }
         })
         .await?;
-        if start {
+        if start && server.launch.isolation == Isolation::Shared {
             reporter.step(&format!("approved; starting {name} in its cage"));
             api.app.hub.upstream(&server).await.map_err(|e| {
                 Failure::new(ErrorKind::Failed, format!("{name} is approved, but it did not start: {e}"))
@@ -169,7 +188,7 @@ struct Tail {
     tail: usize,
 }
 
-/// A server that does not run has left no words: they end with its container.
+/// Of the containers that run, and of those that ended last.
 async fn logs(
     State(api): State<Arc<Api>>,
     Path(name): Path<String>,
@@ -177,8 +196,7 @@ async fn logs(
 ) -> Answer<Logs> {
     blocking(&api, move |app| {
         require(app, &name)?;
-        let lines = app.hub.stderr_tail(&name, tail);
-        Ok(Logs { running: lines.is_some(), lines: lines.unwrap_or_default() })
+        Ok(Logs::of(app.hub.logs(&name, tail)))
     })
     .await
     .map(Json)

@@ -12,6 +12,7 @@ use crate::admission::{ConfigChange, Server};
 use crate::api::server::{Answer, Api, Failure, blocking};
 use crate::api::types::{Counts, StatusView};
 use crate::daemon::App;
+use crate::proxy::hub::Holder;
 use crate::sandbox::{DockerInfo, SandboxError};
 
 /// Changes of client configs that are shown.
@@ -52,7 +53,7 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         servers: Counts::of(servers.iter().map(|server: &Server| server.state)),
         tools: Counts::of(tools),
         callable_tools: app.admission.approved_tools()?.len(),
-        running: app.hub.running().into_iter().collect(),
+        running: app.hub.running_for().into_iter().map(running).collect(),
         agents: count(app.registry.list()?.iter().map(|agent| agent.state.to_string())),
         shadows: count(app.shadows.list()?.iter().map(|shadow| word(&shadow.state))),
         around_the_door: scan.files.iter().flat_map(|file| &file.servers).filter(|s| !s.door && !s.disabled).count(),
@@ -98,4 +99,12 @@ fn count(words: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
         *counts.entry(word).or_default() += 1;
     }
     counts
+}
+
+/// The name says whose it is, where that is not everybody.
+fn running((name, holder, container): (String, Holder, String)) -> (String, String) {
+    match holder {
+        Holder::Everybody => (name, container),
+        holder => (format!("{name} for {holder}"), container),
+    }
 }

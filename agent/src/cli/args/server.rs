@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Json;
+use crate::admission::Isolation;
 
 /// Servers behind the door: everything starts in quarantine
 #[derive(Debug, Subcommand)]
@@ -50,9 +51,21 @@ pub struct ServerAddArgs {
     /// Environment of the server. `--env NAME` takes the value from your environment, so that it stands in no argv.
     #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
+    /// Environment that is a secret: the value comes from your environment, or from a file, and is never shown.
+    #[arg(long = "secret", value_name = "NAME[=@FILE]")]
+    pub secrets: Vec<String>,
     /// Loosening: a host path that the cage sees, read-only unless `:rw`.
     #[arg(long = "mount", value_name = "HOST:CONTAINER[:rw]")]
     pub mounts: Vec<String>,
+    /// Loosening: a public host that the server may reach over TCP. There are no wildcards; every other host stays out of reach.
+    #[arg(long = "egress", value_name = "HOST:PORT")]
+    pub egress: Vec<String>,
+    /// Loosening: the same, and it may lie in a private network; an IPv4 address may also be one of this host.
+    #[arg(long = "egress-private", value_name = "HOST:PORT")]
+    pub egress_private: Vec<String>,
+    /// Who shares one container, and the state that the server keeps in it.
+    #[arg(long, value_enum, default_value_t)]
+    pub isolation: Isolation,
     /// Command of a client's config, or arguments for the server.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -85,6 +98,12 @@ pub struct ServerShowArgs {
 )]
 pub struct ServerReviewArgs {
     pub name: String,
+    /// Resolve its versions anew, as if it had never been reviewed; what differs puts it into quarantine.
+    #[arg(long, conflicts_with = "rebuild")]
+    pub update: bool,
+    /// Build it again from the lock of its last review, and refuse if any file differs.
+    #[arg(long)]
+    pub rebuild: bool,
     #[command(flatten)]
     pub json: Json,
 }
@@ -96,6 +115,9 @@ pub struct ServerReviewArgs {
 #[command(after_help = "Example:\n  lazaret server review files; lazaret server diff files")]
 pub struct ServerDiffArgs {
     pub name: String,
+    /// As a unified diff of everything that the pin covers.
+    #[arg(long)]
+    pub full: bool,
 }
 
 /// Approve exactly what the review found; reviews first if there is no current review
@@ -108,6 +130,9 @@ pub struct ServerApproveArgs {
     /// Approve only if the reviewed pin is this one.
     #[arg(long, value_name = "DIGEST")]
     pub pin: Option<String>,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
@@ -136,7 +161,7 @@ pub struct ServerRemoveArgs {
     pub yes: bool,
 }
 
-/// Print what a running server wrote to its standard error
+/// Print what a server wrote to its standard error, also after its end
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  lazaret server logs files -n 200")]
 pub struct ServerLogsArgs {
@@ -186,6 +211,9 @@ pub struct ToolApproveArgs {
     /// Approve only if its digest is this one.
     #[arg(long, value_name = "DIGEST")]
     pub digest: Option<String>,
+    /// Why, for the record.
+    #[arg(long, value_name = "TEXT", default_value = "an operator approved it")]
+    pub why: String,
 }
 
 /// Block one tool: agents neither find nor call it

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
+use crate::admission::model::denied_before;
 use crate::api::types::ToolView;
 use crate::cli::out;
 
@@ -18,6 +19,10 @@ const MAX_VALUE: usize = 300;
 pub(in crate::cli) fn lines(tool: &ToolView, full: bool) -> Vec<String> {
     let mut page = vec![format!("  {} [{}]", out::visible(&tool.name), tool.state)];
     let descriptor: Value = serde_json::from_str(&tool.descriptor).unwrap_or_default();
+    if let Some(denied) = denied_before(tool.state, &tool.history) {
+        let why = format!("denied by {} ({}), and changed since: decide on it by itself", denied.by, denied.why);
+        page.push(format!("      {}", out::visible(&why)));
+    }
     if let Some(title) = &tool.title {
         page.push(format!("      title: {}", out::visible(title)));
     }

@@ -1,10 +1,10 @@
 //! `lazaret server add`: what the flags mean as a launch definition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::admission::launch;
-use crate::admission::{LaunchDefinition, Mount, Source};
+use crate::admission::{Egress, LaunchDefinition, Mount, Source, egress, loads_code};
 use crate::api::client::AdminClient;
 use crate::api::types::{AddServer, ServerView};
 use crate::cli::args::server::ServerAddArgs;
@@ -31,8 +31,12 @@ fn definition(
     cwd: &Path,
     from_env: impl Fn(&str) -> Option<String>,
 ) -> Result<LaunchDefinition, CliError> {
-    let env = args.env.iter().map(|text| variable(text, &from_env)).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let mut env = args.env.iter().map(|text| variable(text, &from_env)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let mounts = args.mounts.iter().map(|text| mount(text, cwd)).collect::<Result<Vec<_>, _>>()?;
+    let secrets = args.secrets.iter().map(|text| secret(text, cwd, &from_env)).collect::<Result<Vec<_>, _>>()?;
+    let names: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
+    env.extend(secrets);
+    let egress = egress(&args.egress, &args.egress_private)?;
     let (source, rest) = match (args.npm, args.pypi, args.local, args.image) {
         (Some(npm), ..) => {
             let (package, version) = npm_package(&npm);
@@ -55,11 +59,23 @@ fn definition(
             }
             let mut launch = launch::from_argv(&args.command, &env, cwd).map_err(|e| CliError::Usage(e.to_string()))?;
             launch.mounts.extend(mounts);
+            launch.egress = egress;
+            launch.secrets = names;
+            launch.isolation = args.isolation;
             return Ok(launch);
         }
     };
     let configured = configured(&source, &rest);
-    Ok(LaunchDefinition { source, args: rest, env, mounts, configured })
+    Ok(LaunchDefinition {
+        source,
+        args: rest,
+        env,
+        mounts,
+        egress,
+        secrets: names,
+        isolation: args.isolation,
+        configured,
+    })
 }
 
 /// The command that stands for the flags, for people.
@@ -103,6 +119,77 @@ fn variable(text: &str, from_env: impl Fn(&str) -> Option<String>) -> Result<(St
         CliError::Usage(format!("cannot take {name} from your environment: it is not set; write --env {name}=VALUE"))
     })?;
     Ok((name.to_owned(), value))
+}
+
+/// `NAME` or `NAME=@FILE`: the value itself has no place in an argv.
+fn secret(text: &str, cwd: &Path, from_env: impl Fn(&str) -> Option<String>) -> Result<(String, String), CliError> {
+    let usage = |what: String| Err(CliError::Usage(what));
+    let (name, file) = match text.split_once('=') {
+        Some((name, file)) => (name, Some(file)),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return usage("cannot read --secret: it has no name; write NAME or NAME=@FILE".into());
+    }
+    if loads_code(name) {
+        return usage(format!(
+            "cannot keep {name} secret: it decides which code runs, so that reviews show it; use --env"
+        ));
+    }
+    let value = match file.map(|file| file.strip_prefix('@')) {
+        None => from_env(name),
+        // Not shown: it may be the secret.
+        Some(None) => {
+            return usage(format!(
+                "cannot take the secret {name} from an argument, which others see; write --secret {name} or --secret {name}=@FILE"
+            ));
+        }
+        Some(Some(path)) => {
+            let path = cwd.join(path);
+            let text = std::fs::read_to_string(&path).map_err(|e| {
+                CliError::Usage(format!("cannot read the secret {name} from {}: {e}; name a text file", path.display()))
+            })?;
+            Some(
+                text.strip_suffix('\n')
+                    .map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line))
+                    .to_owned(),
+            )
+        }
+    };
+    match value {
+        Some(value) if value.contains('\0') => {
+            usage(format!("cannot use the secret {name}: it has a NUL byte; name a text file"))
+        }
+        Some(value) => Ok((name.to_owned(), value)),
+        None => usage(format!(
+            "cannot take {name} from your environment: it is not set; set it, or write --secret {name}=@FILE"
+        )),
+    }
+}
+
+/// Sorted, so that the order of the flags is no change; the private form wins over the other.
+fn egress(public: &[String], private: &[String]) -> Result<Vec<Egress>, CliError> {
+    let read = |flag: &'static str, text: &str, private| {
+        Egress::parse(text, private)
+            .map_err(|why| CliError::Usage(format!("cannot read {flag} {text:?}: {why}; write HOST:PORT")))
+    };
+    let mut entries = private.iter().map(|text| read("--egress-private", text, true)).collect::<Result<Vec<_>, _>>()?;
+    for text in public {
+        let entry = read("--egress", text, false)?;
+        if !entries.iter().any(|known| known.host() == entry.host() && known.port() == entry.port()) {
+            entries.push(entry);
+        }
+    }
+    entries.sort();
+    entries.dedup();
+    if entries.len() > egress::MOST {
+        return Err(CliError::Usage(format!(
+            "cannot open {} hosts and ports to one server: {} are the most",
+            entries.len(),
+            egress::MOST
+        )));
+    }
+    Ok(entries)
 }
 
 /// `HOST:CONTAINER`, `HOST:CONTAINER:rw` or `HOST:CONTAINER:ro`.
@@ -171,6 +258,46 @@ mod tests {
         assert_eq!(launch.mounts[1], Mount { host: "/tmp".into(), container: "/rw".into(), writable: true });
         for bad in ["/tmp", "/tmp:data", "/tmp:/x:w", ":/x", "/nowhere-at-all:/x"] {
             assert_eq!(add(&["--image", "a", "--mount", bad]).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn egress_is_normalised_sorted_and_refused_where_it_is_too_wide() {
+        let launch = add(&[
+            "--image",
+            "a",
+            "--egress",
+            "B.example:443",
+            "--egress-private",
+            "a.example:80",
+            "--egress",
+            "a.example:80",
+        ])
+        .unwrap();
+        assert_eq!(
+            launch.egress.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["a.example:80", "b.example:443"]
+        );
+        assert_eq!(launch.egress.iter().map(Egress::private).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(add(&["--egress", "a.example:1", "--", "npx", "-y", "pkg"]).unwrap().egress.len(), 1);
+        for bad in ["*.example:443", "a.example", "10.0.0.1:80", "localhost:80"] {
+            assert_eq!(add(&["--image", "a", "--egress", bad]).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_taken_from_an_argument() {
+        let launch = add(&["--image", "a", "--secret", "SET"]).unwrap();
+        assert_eq!(launch.env["SET"], "from-env");
+        assert!(launch.secrets.contains("SET"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "line\r\n").unwrap();
+        let launch = add(&["--image", "a", "--secret", &format!("TOKEN=@{}", file.path().display())]).unwrap();
+        assert_eq!(launch.env["TOKEN"], "line");
+        for bad in ["TOKEN=hunter2", "UNSET", "=@x", "NODE_OPTIONS", "TOKEN=@/no/such"] {
+            let error = add(&["--image", "a", "--secret", bad]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad}");
+            assert!(!error.to_string().contains("hunter2"));
         }
     }
 

@@ -1,26 +1,61 @@
 //! `lazaret server diff`: what the newest review found otherwise than the one that was approved.
 
-use crate::api::client::{AdminClient, escape};
-use crate::api::types::{Pinned, ReviewDiff};
-use crate::cli::{CliError, out};
+use crate::admission::AdmissionState;
+use crate::api::client::{AdminClient, ClientError, escape};
+use crate::api::types::{ErrorKind, Pinned, ReviewDiff, ServerView};
+use crate::cli::{CliError, out, review, when};
 
-/// Lines around each change.
+/// Lines around each change of the unified diff.
 const CONTEXT: usize = 3;
 
 /// The difference is a negative verdict: exit code 1, as with `diff`.
-pub async fn run(admin: &AdminClient, name: &str) -> Result<(), CliError> {
-    let diff: ReviewDiff = admin.get(&format!("/v1/servers/{}/diff", escape(name))).await?;
+pub async fn run(admin: &AdminClient, name: &str, full: bool) -> Result<(), CliError> {
+    let diff: ReviewDiff = admin.get(&path(name)).await?;
     let Some(approved) = diff.approved else {
         out::say(format!("{name}: the newest review found exactly what was approved."));
         return Ok(());
     };
-    let text = unified(&approved, &diff.newest)?;
+    let text = if full {
+        out::visible_lines(unified(&approved, &diff.newest)?.trim_end())
+    } else {
+        readable(&approved, &diff.newest)
+    };
     if text.is_empty() {
         out::say(format!("{name}: the pins differ, but nothing that is shown here does."));
     } else {
-        out::line(out::visible_lines(text.trim_end()))?;
+        out::line(text)?;
     }
     Err(CliError::Negative)
+}
+
+/// What changed since the approval, for whoever reads the review of a server that lost it.
+pub async fn since_approval(admin: &AdminClient, server: &ServerView) -> Result<Option<String>, CliError> {
+    let newest = server.review.as_ref().map(|review| &review.pin);
+    if server.state != AdmissionState::Quarantined
+        || server.decided_pin.is_none()
+        || server.decided_pin.as_ref() == newest
+    {
+        return Ok(None);
+    }
+    let diff: ReviewDiff = match admin.get(&path(&server.name)).await {
+        Ok(diff) => diff,
+        // It was denied, not approved, what came before.
+        Err(ClientError::Refused(body)) if body.kind == ErrorKind::Conflict => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(diff.approved.map(|approved| readable(&approved, &diff.newest)).filter(|text| !text.is_empty()))
+}
+
+fn path(name: &str) -> String {
+    format!("/v1/servers/{}/diff", escape(name))
+}
+
+fn readable(approved: &Pinned, newest: &Pinned) -> String {
+    let mut lines = review::changed_lines(&approved.pinned, &newest.pinned);
+    if !lines.is_empty() {
+        lines.insert(0, format!("changed since it was approved as reviewed at {}:", when(approved.at)));
+    }
+    lines.join("\n")
 }
 
 fn unified(approved: &Pinned, newest: &Pinned) -> Result<String, CliError> {
@@ -28,7 +63,7 @@ fn unified(approved: &Pinned, newest: &Pinned) -> Result<String, CliError> {
         serde_json::to_string_pretty(&pinned.pinned).map(|text| text + "\n").map_err(CliError::failed)
     };
     let (old, new) = (pretty(approved)?, pretty(newest)?);
-    let label = |what: &str, pinned: &Pinned| format!("{what} {} {}", super::super::when(pinned.at), pinned.pin);
+    let label = |what: &str, pinned: &Pinned| format!("{what} {} {}", when(pinned.at), pinned.pin);
     let diff = similar::TextDiff::from_lines(old.as_str(), new.as_str());
     Ok(diff
         .unified_diff()

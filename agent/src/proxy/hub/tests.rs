@@ -118,7 +118,7 @@ async fn whoever_looks_after_a_server_sees_an_approval_that_had_gone_before() {
     let entry = server(&house);
     let upstream = house.door.hub.upstream(&entry).await.unwrap();
     house.door.admission.deny("s", "operator", "no").unwrap();
-    let slot = house.door.hub.slots().get("s").cloned().unwrap();
+    let slot = house.door.hub.slots.of_server("s").remove(0);
     let looks = watch::watch(Arc::downgrade(&house.door.hub), slot, entry, upstream, Duration::from_secs(600));
     let ends = async {
         while script.next().await.is_some() {}
@@ -127,4 +127,37 @@ async fn whoever_looks_after_a_server_sees_an_approval_that_had_gone_before() {
     tokio::time::timeout(Duration::from_secs(4), async { tokio::join!(looks, ends) }).await.unwrap();
     assert_eq!(house.door.hub.running(), []);
     assert!(house.audit.tail(1).unwrap()[0].reason.as_deref().unwrap().contains("approval is gone"));
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_gets_no_container_of_its_own() {
+    let (house, _script) = house(Expose::Search).await;
+    let hub = &house.door.hub;
+    let mut entry = server(&house);
+    entry.launch.isolation = crate::admission::Isolation::PerSession;
+    let refused = async || hub.upstream_of(&entry, &house.identity).await.err().unwrap();
+    assert!(matches!(refused().await, HubError::SessionOver { .. }), "it was never opened");
+    let lease = hub.open_session(&house.identity);
+    // It would be started now, if there were a Docker.
+    assert!(matches!(refused().await, HubError::Cage { .. }));
+    assert_eq!(hub.slots.of_server("s").len(), 1, "a place where nothing started is forgotten");
+    drop(lease);
+    assert!(matches!(refused().await, HubError::SessionOver { .. }));
+}
+
+#[tokio::test]
+async fn the_words_of_a_server_that_died_outlive_it() {
+    let (house, script) = house(Expose::Search).await;
+    let hub = &house.door.hub;
+    let upstream = hub.upstream(&server(&house)).await.unwrap();
+    drop(script);
+    upstream.ended().await;
+    let slot = hub.slots.of_server("s").remove(0);
+    hub.end(&slot, &upstream, "unused").await;
+    hub.end(&slot, &upstream, "unused").await;
+    let logs = hub.logs("s", 10);
+    assert_eq!(logs.len(), 1, "remembered once: {logs:?}");
+    assert!(!logs[0].running && logs[0].ended.as_ref().unwrap().why.contains("closed its output"), "{logs:?}");
+    hub.forget("s");
+    assert_eq!(hub.logs("s", 10), []);
 }

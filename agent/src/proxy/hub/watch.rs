@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::{Hub, Slot};
 use crate::admission::Server;
 use crate::audit::Outcome;
-use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::{Upstream, UpstreamError};
 
 /// A server that says again and again that its tools changed is looked at no more often than this;
 /// a call looks at once.
@@ -48,7 +48,7 @@ async fn look_after(hub: Weak<Hub>, slot: Arc<Slot>, server: Server, upstream: A
         let rest = upstream.idle().map_or(idle_stop, |idle| idle_stop.saturating_sub(idle));
         tokio::select! {
             biased;
-            end = upstream.ended() => break end.to_string(),
+            end = upstream.ended() => break said(&upstream, &end),
             changed = admitted.changed() => if changed.is_err() {
                 break "stopped: the daemon ends".to_owned();
             },
@@ -60,12 +60,12 @@ async fn look_after(hub: Weak<Hub>, slot: Arc<Slot>, server: Server, upstream: A
                         biased;
                         _end = upstream.ended() => {}
                         _changed = admitted.changed() => admitted.mark_changed(),
-                        _checked = hub.upstream(&server) => {}
+                        _checked = hub.ready(slot.clone(), &server) => {}
                     }
                     not_before = Instant::now() + RECHECK_PAUSE;
                 }
                 // Its output has closed: what became of it is known in a moment.
-                _ => break upstream.ended().await.to_string(),
+                _ => break said(&upstream, &upstream.ended().await),
             },
             () = tokio::time::sleep(rest) => {
                 if upstream.idle().is_some_and(|idle| idle >= idle_stop) {
@@ -75,10 +75,18 @@ async fn look_after(hub: Weak<Hub>, slot: Arc<Slot>, server: Server, upstream: A
         }
     };
     let Some(hub) = hub.upgrade() else { return upstream.stop().await };
-    hub.end(&slot, &upstream).await;
+    hub.end(&slot, &upstream, &why).await;
+    hub.slots.prune(&slot);
     tracing::info!(server = server.name, "{why}");
-    let recorded = tokio::task::spawn_blocking(move || hub.record(&server, Outcome::Ok, &why, &upstream)).await;
+    let recorded = tokio::task::spawn_blocking(move || hub.record(&server, &slot, Outcome::Ok, &why, &upstream)).await;
     if let Ok(Err(e)) = recorded {
         tracing::error!("the end of a server could not be recorded: {e}");
+    }
+}
+
+fn said(upstream: &Upstream, end: &UpstreamError) -> String {
+    match end {
+        UpstreamError::Ended { cause, .. } if upstream.was_stopped() => format!("stopped: {cause}"),
+        end => end.to_string(),
     }
 }

@@ -121,15 +121,25 @@ impl Call {
             Failure::Hub(HubError::NotApproved { .. } | HubError::Changed { .. }) => {
                 return tools::not_found(&self.door, server, tool, self.era);
             }
+            Failure::Withheld(_) => {
+                format!(
+                    "The server {server:?} was taken out of service during the call: it is no longer what was approved. Its answer is withheld, and whether the tool acted is not known; ask the operator to look at `lazaret server show {server}`."
+                )
+            }
             Failure::Denied(denied) => format!("Denied ({}): {}; {}.", denied.gate, denied.reason, denied.next_step),
             Failure::Upstream(UpstreamError::Timeout { secs, .. }) => {
                 format!(
                     "Tool {tool:?} of {server:?} did not answer within {secs} s and was cancelled; ask for less at once, or try again later."
                 )
             }
-            Failure::Upstream(UpstreamError::Ended { .. }) => {
+            Failure::Upstream(UpstreamError::Ended { sent: true, .. }) => {
                 format!(
                     "The server {server:?} ended during the call; whether the tool acted is not known. The next call starts it again."
+                )
+            }
+            Failure::Hub(HubError::Full { max, .. }) => {
+                format!(
+                    "The server {server:?} was not started: {max} servers are at work, which is as many as may run. Nothing was sent; try again in a moment."
                 )
             }
             Failure::Hub(HubError::Backoff { secs, .. }) => {

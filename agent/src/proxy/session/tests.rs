@@ -230,6 +230,8 @@ async fn calls_run_side_by_side_and_a_cancelled_one_is_not_answered() {
         heard[0].contains(r#""id":"1","result":{"n":3}"#) && heard[1].contains(r#""id":2,"result":{"n":2}"#),
         "{heard:?}"
     );
+    house.door.unfinished.close();
+    house.door.unfinished.wait().await;
     let unknown = |log: &[crate::audit::Record]| log.iter().any(|record| record.outcome == Outcome::Unknown);
     assert!(unknown(&house.audit.tail(20).unwrap()), "the cancelled call's end is on record");
 }

@@ -1,15 +1,54 @@
 //! The calls that wait for one server's answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::UpstreamError;
 use crate::proxy::envelope::{self, Reply, RequestId};
 use crate::proxy::json::Json;
 
 type Answer = Result<Reply, UpstreamError>;
+
+/// A line on its way to the server.
+pub(super) struct Outgoing {
+    pub text: String,
+    /// Of a request: what became of the line.
+    pub fate: Option<Arc<Fate>>,
+}
+
+impl From<String> for Outgoing {
+    fn from(text: String) -> Self {
+        Self { text, fate: None }
+    }
+}
+
+/// Whether a line was given to the server. Only one of writing and withdrawing it ever succeeds,
+/// so that a call which was withdrawn may safely be made elsewhere.
+#[derive(Default)]
+pub(super) struct Fate(AtomicU8);
+
+impl Fate {
+    const QUEUED: u8 = 0;
+    const WRITTEN: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    pub(super) fn write(&self) -> bool {
+        self.settle(Self::WRITTEN)
+    }
+
+    /// True too where it was withdrawn before.
+    pub(super) fn withdraw(&self) -> bool {
+        self.settle(Self::WITHDRAWN)
+    }
+
+    fn settle(&self, fate: u8) -> bool {
+        let settled = self.0.compare_exchange(Self::QUEUED, fate, Ordering::AcqRel, Ordering::Acquire);
+        settled.map_or_else(|was| was == fate, |_| true)
+    }
+}
 
 struct Pending {
     answer: oneshot::Sender<Answer>,
@@ -21,20 +60,49 @@ struct Table {
     last_id: u64,
     pending: HashMap<u64, Pending>,
     end: Option<UpstreamError>,
+    stopped: bool,
 }
 
 pub(super) struct Calls {
     table: Mutex<Table>,
-    outgoing: mpsc::Sender<String>,
+    outgoing: mpsc::Sender<Outgoing>,
+    /// Messages that the server has sent.
+    heard: AtomicU64,
+    /// Rung when somebody waited in vain.
+    doubted: Notify,
     ended: watch::Sender<bool>,
     input_closed: watch::Sender<bool>,
     output_closed: watch::Sender<bool>,
 }
 
 impl Calls {
-    pub(super) fn new(outgoing: mpsc::Sender<String>) -> Self {
+    pub(super) fn new(outgoing: mpsc::Sender<Outgoing>) -> Self {
         let flag = || watch::Sender::new(false);
-        Self { table: Mutex::default(), outgoing, ended: flag(), input_closed: flag(), output_closed: flag() }
+        Self {
+            table: Mutex::default(),
+            outgoing,
+            heard: AtomicU64::new(0),
+            doubted: Notify::new(),
+            ended: flag(),
+            input_closed: flag(),
+            output_closed: flag(),
+        }
+    }
+
+    pub(super) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    pub(super) async fn doubted(&self) {
+        self.doubted.notified().await;
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -52,7 +120,7 @@ impl Calls {
         let (answer, receive) = oneshot::channel();
         table.pending.insert(id, Pending { answer, progress });
         drop(table);
-        Ok(Call { id, calls: self.clone(), receive })
+        Ok(Call { id, calls: self.clone(), receive, fate: Arc::default() })
     }
 
     /// Whether somebody waited for it.
@@ -71,13 +139,28 @@ impl Calls {
         }
     }
 
+    /// As [`Calls::finish`], on purpose.
+    pub(super) fn stop(&self, why: &str) {
+        self.end_with(why, &[], true);
+    }
+
+    pub(super) fn was_stopped(&self) -> bool {
+        self.table().stopped
+    }
+
     /// Answers every call with the same error; the first end is the one that counts.
     pub(super) fn finish(&self, cause: &str, last_words: &[String]) {
+        self.end_with(cause, last_words, false);
+    }
+
+    fn end_with(&self, cause: &str, last_words: &[String], stopped: bool) {
         let mut table = self.table();
         if table.end.is_some() {
             return;
         }
-        let end = UpstreamError::Ended { cause: cause.into(), last_words: super::last_words(last_words) };
+        table.stopped = stopped;
+        let last_words = super::last_words(last_words);
+        let end = UpstreamError::Ended { cause: cause.into(), last_words, sent: false };
         table.end = Some(end.clone());
         let pending = std::mem::take(&mut table.pending);
         drop(table);
@@ -118,7 +201,7 @@ impl Calls {
 
     /// A line that nobody waits for: it is dropped where the server does not read.
     pub(super) fn tell(&self, line: String) {
-        let _stuck_or_gone = self.outgoing.try_send(line);
+        let _stuck_or_gone = self.outgoing.try_send(line.into());
     }
 }
 
@@ -132,11 +215,21 @@ pub(super) struct Call {
     id: u64,
     calls: Arc<Calls>,
     receive: oneshot::Receiver<Answer>,
+    fate: Arc<Fate>,
 }
 
 impl Call {
     pub(super) fn id(&self) -> u64 {
         self.id
+    }
+
+    pub(super) fn line(&self, text: String) -> Outgoing {
+        Outgoing { text, fate: Some(self.fate.clone()) }
+    }
+
+    /// Whether the server got any of it; if not, it never will.
+    pub(super) fn was_sent(&self) -> bool {
+        !self.fate.withdraw()
     }
 
     pub(super) async fn answer(&mut self) -> Answer {
@@ -148,7 +241,8 @@ impl Call {
 
     /// Tells the server, if it still owes an answer.
     pub(super) fn cancel(&self, reason: &str) {
-        if self.calls.forget(self.id) {
+        // What was not written yet is taken back; of that there is nothing to tell.
+        if self.calls.forget(self.id) && self.was_sent() {
             let params = Json::object([("requestId", Json::number(self.id)), ("reason", Json::string(reason))]);
             self.calls.tell(envelope::notification_line("notifications/cancelled", Some(&params)));
         }

@@ -7,27 +7,33 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 
 use super::LAST_WORDS;
-use super::calls::Calls;
+use super::calls::{Calls, Outgoing};
 use crate::proxy::envelope::{self, Limits, Message, Reply};
 use crate::proxy::framing::{Line, LineReader};
 use crate::proxy::json::Json;
-use crate::sandbox::{CageExit, StderrLog};
+use crate::sandbox::{Allowance, CageExit, StderrLog};
 
 /// How long Docker may take to say how a server ended after its output has.
 const EXIT_NEWS: Duration = Duration::from_millis(500);
 
+/// What a message that nobody asked for counts at least.
+const LEAST_BYTES: u64 = 1 << 10;
+
 /// Writes what is queued until the input is to be closed or the server does not take it.
 pub(super) async fn write(
-    mut queue: mpsc::Receiver<String>,
+    mut queue: mpsc::Receiver<Outgoing>,
     mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
     calls: Arc<Calls>,
 ) {
     let work = async {
         while let Some(line) = queue.recv().await {
             let written = async {
-                stdin.write_all(line.as_bytes()).await?;
-                while let Ok(more) = queue.try_recv() {
-                    stdin.write_all(more.as_bytes()).await?;
+                let mut next = Some(line);
+                while let Some(line) = next {
+                    if line.fate.is_none_or(|fate| fate.write()) {
+                        stdin.write_all(line.text.as_bytes()).await?;
+                    }
+                    next = queue.try_recv().ok();
                 }
                 stdin.flush().await
             };
@@ -56,13 +62,19 @@ impl Incoming {
     /// Reads until the server ends or breaks the rules; then no call is left waiting.
     pub(super) async fn read(mut self, stdout: Box<dyn AsyncRead + Send + Unpin>) {
         let mut lines = LineReader::new(stdout, self.bounds.max_message_bytes);
+        let mut unasked = Allowance::default();
         let cause = loop {
             match lines.next().await {
-                Ok(Some(Line::Text(line))) => self.take(&line),
+                Ok(Some(Line::Text(line))) => {
+                    if !self.take(&line) && !unasked.take(LEAST_BYTES.max(line.len() as u64)) {
+                        break "it floods its output with messages that nobody asked for".into();
+                    }
+                }
                 Ok(Some(Line::TooLong(_))) => {
                     break format!("it sent a message of more than {} bytes", self.bounds.max_message_bytes);
                 }
                 Ok(None) => break self.exit_cause().await,
+                Err(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => break e.to_string(),
                 Err(e) => break format!("its output cannot be read: {e}"),
             }
         };
@@ -71,19 +83,30 @@ impl Incoming {
         self.calls.close_input();
     }
 
-    fn take(&self, line: &[u8]) {
+    /// Whether somebody waited for it.
+    fn take(&self, line: &[u8]) -> bool {
         if line.iter().all(u8::is_ascii_whitespace) {
-            return;
+            return false;
         }
-        match envelope::read(line, &self.bounds) {
+        let message = envelope::read(line, &self.bounds);
+        if message.is_ok() {
+            self.calls.hear();
+        }
+        match message {
             Ok(Message::Response { id, reply }) => {
-                if !self.calls.complete(&id, Ok(reply)) {
-                    tracing::debug!("a server answered {}, which nobody waits for", id.as_json());
+                if self.calls.complete(&id, Ok(reply)) {
+                    return true;
                 }
+                tracing::debug!("a server answered {}, which nobody waits for", id.as_json());
             }
             Ok(Message::Notification { method, params }) => match (method.as_str(), params) {
                 ("notifications/progress", Some(params)) => self.calls.progress(params),
-                ("notifications/tools/list_changed", _) => self.changed.send_modify(|n| *n += 1),
+                (
+                    "notifications/tools/list_changed"
+                    | "notifications/prompts/list_changed"
+                    | "notifications/resources/list_changed",
+                    _,
+                ) => self.changed.send_modify(|n| *n += 1),
                 _ => tracing::trace!("a server notified {method}"),
             },
             Ok(Message::Request { id, method, .. }) => {
@@ -99,10 +122,11 @@ impl Incoming {
                 if let Some(id) = &malformed.id {
                     let error =
                         super::UpstreamError::Protocol { method: "a request".into(), cause: malformed.message.clone() };
-                    self.calls.complete(id, Err(error));
+                    return self.calls.complete(id, Err(error));
                 }
             }
         }
+        false
     }
 
     async fn exit_cause(&mut self) -> String {

@@ -50,6 +50,80 @@ async fn a_server_that_dies_fails_every_call_with_its_exit() {
 }
 
 #[tokio::test]
+async fn a_call_that_its_server_never_got_is_told_from_one_that_it_may_have_acted_on() {
+    let (upstream, mut script) = upstream(limits()).await;
+    let written = ask(&upstream).await;
+    script.request().await;
+    // More than fits into the pipe: what comes behind it is not written until the server reads.
+    let stuck = {
+        let (upstream, long) = (upstream.clone(), Json::string("x".repeat(1 << 20)));
+        tokio::spawn(async move { upstream.request("x/y", Json::object([("long", long)])).await })
+    };
+    tokio::task::yield_now().await;
+    let behind = ask(&upstream).await;
+    tokio::task::yield_now().await;
+    drop(script);
+    let sent = async |call: tokio::task::JoinHandle<Result<Reply, UpstreamError>>| match call.await.unwrap() {
+        Err(UpstreamError::Ended { sent, .. }) => sent,
+        other => panic!("{other:?}"),
+    };
+    assert!(sent(written).await && sent(stuck).await);
+    assert!(!sent(behind).await);
+    assert!(!sent(ask(&upstream).await).await, "nor did it get what was asked after its end");
+}
+
+/// Answers each of so many pings with what is given, and then nothing any more.
+async fn pinged(limits: UpstreamLimits, answers: &[&str]) -> (Arc<Upstream>, UpstreamError) {
+    let (upstream, mut script) = upstream(limits).await;
+    for answer in answers {
+        let (id, method, _) = script.request().await;
+        assert_eq!(method, "ping");
+        script.say(&answer.replace("ID", &id.as_json().to_text())).await;
+    }
+    let end = upstream.ended().await;
+    drop(script);
+    (upstream, end)
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_is_asked_and_ended_when_it_stays_so() {
+    let limits =
+        UpstreamLimits { ping_after: Duration::from_millis(20), ping_timeout: Duration::from_millis(200), ..limits() };
+    let alive = [
+        r#"{"jsonrpc":"2.0","id":ID,"result":{}}"#,
+        r#"{"jsonrpc":"2.0","id":ID,"error":{"code":-32601,"message":"what?"}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#,
+    ];
+    let (upstream, end) = pinged(limits, &alive).await;
+    assert!(end.to_string().contains("did not answer a ping"), "{end}");
+    assert!(!upstream.was_stopped());
+    assert!(upstream.idle().unwrap() >= Duration::from_millis(200), "to be asked is no use of it");
+}
+
+#[tokio::test]
+async fn a_server_that_lets_a_call_time_out_is_asked_at_once() {
+    let limits =
+        UpstreamLimits { call_timeout: Duration::from_millis(20), ping_timeout: Duration::from_millis(50), ..limits() };
+    let (upstream, _script) = upstream(limits).await;
+    assert!(matches!(ask(&upstream).await.await.unwrap(), Err(UpstreamError::Timeout { .. })));
+    let end = upstream.ended().await;
+    assert!(end.to_string().contains("did not answer a ping"), "{end}");
+}
+
+#[tokio::test]
+async fn a_flood_of_messages_that_nobody_asked_for_ends_the_server() {
+    let (upstream, mut script) = upstream(limits()).await;
+    let notes = r#"{"jsonrpc":"2.0","method":"notifications/message","params":{}}"#.to_owned() + "\n";
+    let some = notes.repeat(1000);
+    let write = async {
+        // Until the reader has gone.
+        while tokio::io::AsyncWriteExt::write_all(&mut script.out, some.as_bytes()).await.is_ok() {}
+    };
+    let (end, ()) = tokio::join!(upstream.ended(), write);
+    assert!(end.to_string().contains("floods its output"), "{end}");
+}
+
+#[tokio::test]
 async fn a_message_beyond_the_limit_ends_the_server() {
     let (upstream, mut script) = upstream(limits()).await;
     let call = ask(&upstream).await;
@@ -196,6 +270,18 @@ async fn a_permit_is_for_one_server_under_one_pin() {
             assert!(!matches!(said, envelope::Message::Request { .. }), "{said:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_container_that_is_another_holders_takes_no_call() {
+    let (house, _script) = crate::proxy::testing::house(crate::config::Expose::Search).await;
+    let permit = house.door.gates.admit(&house.identity, "s", "echo", Json::object::<&str>([]), Json::Null).unwrap();
+    let pin = permit.server().decided_pin.clone().unwrap();
+    let (upstream, _script) = upstream(limits()).await;
+    upstream.identify("s", &pin);
+    upstream.belongs_to(Holder::Agent { address: "other@acme.lazaret.local".into(), did: "did:key:z".into() });
+    let refused = upstream.call_tool(&permit, None).await.unwrap_err();
+    assert!(matches!(refused, UpstreamError::NotPermitted { .. }), "{refused}");
 }
 
 #[tokio::test]

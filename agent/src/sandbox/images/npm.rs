@@ -2,22 +2,34 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Progress, is_version, parse};
+use super::{BUILT, Progress, files, is_version, locked_file, packed, parse, same};
 use crate::sandbox::builder::Builder;
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
 const HINT: &str = "check the package's name and version, and that containers reach the npm registry";
-/// `$1` is what to install, `$2` its name.
-const SCRIPT: &str = r#"
-npm install --prefix /app --ignore-scripts --no-audit --no-fund --save-exact --loglevel=error -- "$1"
-node -e '
-  const read = path => JSON.parse(require("fs").readFileSync(path, "utf8"));
-  console.log(JSON.stringify({
-    manifest: read("/app/node_modules/" + process.argv[1] + "/package.json"),
-    lock: read("/app/package-lock.json"),
-  }));
-' "$2" >&3
+/// First the lock, unless there is one, then what it names: `npm ci` takes nothing that differs
+/// from it. `$1` is what to install, `$2` its name.
+const INSTALL: &str = r#"
+if [ ! -f package-lock.json ]; then
+  npm install --package-lock-only --ignore-scripts --no-audit --no-fund --save-exact --loglevel=error -- "$1"
+fi
+npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 "#;
+const REPORT: &str = r#"
+node -e '
+  const text = path => require("fs").readFileSync(path, "utf8");
+  console.log(JSON.stringify({
+    manifest: JSON.parse(text("/app/node_modules/" + process.argv[1] + "/package.json")),
+    lock: JSON.parse(text("/app/package-lock.json")),
+    files: {"package.json": text("/app/package.json"), "package-lock.json": text("/app/package-lock.json")},
+    built: process.argv[2],
+  }));
+' "$2" "$built" >&3
+"#;
+
+fn script() -> String {
+    [INSTALL, BUILT, REPORT].concat()
+}
 
 pub(super) async fn build(
     sandbox: &Sandbox,
@@ -40,7 +52,7 @@ pub(super) async fn build(
     }
     let wanted = format!("{package}@{}", version.unwrap_or("latest"));
     progress(&format!("installing {wanted} from npm, without its install scripts"));
-    let mut builder = Builder::create(sandbox, server, Some(SCRIPT), &[&wanted, package]).await?;
+    let mut builder = Builder::create(sandbox, server, Some(&script()), &[&wanted, package]).await?;
     let report = parse(server, &builder.run(&format!("npm install {wanted}"), HINT).await?)?;
     let manifest = &report["manifest"];
     let path = bin_path(manifest, package, bin)
@@ -50,7 +62,28 @@ pub(super) async fn build(
     let package = described(manifest, &lock);
     progress(&format!("installed version {} with {} packages", text(manifest, "version"), lock.len()));
     let image_id = builder.commit(&argv).await?;
-    Ok(BuiltImage { image_id, argv, package, lock: json!({ "kind": "npm", "packages": lock }) })
+    let lock = json!({ "kind": "npm", "packages": lock, "built": report["built"], "files": report["files"] });
+    Ok(BuiltImage { image_id, argv, package, lock })
+}
+
+/// The image of a lock; refused where its files do not have the digest `built`.
+pub(super) async fn rebuild(
+    sandbox: &Sandbox,
+    server: &str,
+    package: &str,
+    lock: &Map<String, Value>,
+    built: &str,
+    argv: &[String],
+) -> Result<String, SandboxError> {
+    let mut builder = Builder::create(sandbox, server, Some(&script()), &["", package]).await?;
+    let kept = [
+        ("app/package.json", locked_file(server, lock, "package.json")?),
+        ("app/package-lock.json", locked_file(server, lock, "package-lock.json")?),
+    ];
+    builder.upload(files(kept).map_err(|e| packed(server, &e))?).await?;
+    let report = parse(server, &builder.run("npm ci", HINT).await?)?;
+    same(server, built, &report)?;
+    builder.commit(argv).await
 }
 
 /// npm's rule for names, so that no option, path or address is taken for one.

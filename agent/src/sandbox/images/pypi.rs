@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Progress, is_version, parse};
+use super::{BUILT, Progress, files, is_version, locked_file, packed, parse, same};
 use crate::sandbox::builder::Builder;
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
@@ -27,6 +27,51 @@ json.dump({
 ' >&3
 "#;
 
+/// First the lock, unless there is one, then what it names and nothing else, each file by its
+/// digest. Compiled files say what they were compiled from, not when, so that equal packages make
+/// equal bytes.
+const LOCKED: &str = r#"
+python3 -m venv --without-pip /app/venv
+unset PIP_NO_CACHE_DIR
+export PIP_CACHE_DIR=/app/.build/pip SOURCE_DATE_EPOCH=1 PYTHONHASHSEED=0
+if [ ! -f /app/.build/requirements.txt ]; then
+  python3 -m pip --python /app/venv/bin/python install --quiet --dry-run --only-binary=:all: --report /app/.build/report.json "$@"
+  python3 -I -S -c '
+import json
+lines = []
+for item in json.load(open("/app/.build/report.json"))["install"]:
+    name, version = item["metadata"]["name"], item["metadata"]["version"]
+    digest = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+    if not digest:
+        raise SystemExit("the index names no sha256 of " + name + ", so that it cannot be pinned")
+    lines.append(name + "==" + version + " --hash=sha256:" + digest + "\n")
+open("/app/.build/requirements.txt", "w").writelines(sorted(lines))
+'
+fi
+python3 -m pip --python /app/venv/bin/python install --quiet --no-deps --require-hashes --only-binary=:all: -r /app/.build/requirements.txt
+"#;
+const REPORT: &str = r#"
+python3 -I -S -c '
+import glob, importlib.metadata, json, os, sys
+site = glob.glob("/app/venv/lib/python3*/site-packages")
+scripts = {}
+for found in importlib.metadata.distributions(path=site):
+    scripts[found.metadata["Name"]] = [e.name for e in found.entry_points if e.group == "console_scripts"]
+report = "/app/.build/report.json"
+json.dump({
+    "report": json.load(open(report)) if os.path.exists(report) else {},
+    "scripts": scripts,
+    "bin": sorted(os.listdir("/app/venv/bin")),
+    "files": {"requirements.txt": open("/app/.build/requirements.txt").read()},
+    "built": sys.argv[1],
+}, sys.stdout)
+' "$built" >&3
+"#;
+
+fn script() -> String {
+    [LOCKED, BUILT, REPORT].concat()
+}
+
 /// How the definition says that the project is started.
 pub(super) struct Entry<'a> {
     pub script: Option<&'a str>,
@@ -49,7 +94,7 @@ pub(super) async fn build(
     let shown = wanted.join(" ");
     progress(&format!("installing {shown} from PyPI, wheels only"));
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let mut builder = Builder::create(sandbox, server, Some(INSTALL), &wanted).await?;
+    let mut builder = Builder::create(sandbox, server, Some(&script()), &wanted).await?;
     let report = parse(server, &builder.run(&format!("pip install {shown}"), HINT).await?)?;
     let argv = command(&report, package, entry)
         .map_err(|cause| SandboxError::definition(server, cause, "name a script or a module in the definition"))?;
@@ -60,7 +105,24 @@ pub(super) async fn build(
         lock.len()
     ));
     let image_id = builder.commit(&argv).await?;
-    Ok(BuiltImage { image_id, argv, package, lock: json!({ "kind": "pypi", "packages": lock }) })
+    let lock = json!({ "kind": "pypi", "packages": lock, "built": report["built"], "files": report["files"] });
+    Ok(BuiltImage { image_id, argv, package, lock })
+}
+
+/// The image of a lock; refused where its files do not have the digest `built`.
+pub(super) async fn rebuild(
+    sandbox: &Sandbox,
+    server: &str,
+    lock: &Map<String, Value>,
+    built: &str,
+    argv: &[String],
+) -> Result<String, SandboxError> {
+    let mut builder = Builder::create(sandbox, server, Some(&script()), &[]).await?;
+    let kept = [("app/.build/requirements.txt", locked_file(server, lock, "requirements.txt")?)];
+    builder.upload(files(kept).map_err(|e| packed(server, &e))?).await?;
+    let report = parse(server, &builder.run("pip install", HINT).await?)?;
+    same(server, built, &report)?;
+    builder.commit(argv).await
 }
 
 /// `name[extras]==version`; the version may be a range.
