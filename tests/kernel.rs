@@ -191,6 +191,7 @@ on_every_kernel! {
     a_channel_inherits_nothing_from_the_one_before => twin [10, 11, 14],
     text_about_mcp_is_left_alone => twin [27],
     what_a_text_tool_takes_from_a_file_is_left_alone => twin [11, 27],
+    who_looks_at_a_message_with_a_text_tool_is_left_alone => twin [11],
     who_started_a_program_may_read_what_it_prints => twin [11, 26],
     status_counts_the_runs_that_the_kernel_skipped,
     language_servers_debug_adapters_acp_and_codex_are_left_alone => twin [26, 27],

@@ -27,7 +27,7 @@ pub const RELEASED: u32 = 1 << 4;
 pub const CLIENT: u32 = 1 << 5;
 /// The image that runs is a text tool that passes messages without serving them; judged anew at each exec.
 pub const INERT: u32 = 1 << 6;
-/// As [`INERT`], but it can rewrite what it reads: it is judged for that, and not for what it takes from a file.
+/// As [`INERT`], but it can put what it reads into other words: whatever it writes then is what it has read.
 pub const REWRITES: u32 = 1 << 8;
 /// Stopped by `hold` and not yet decided.
 pub const HELD: u32 = 1 << 7;

@@ -27,6 +27,10 @@ pub unsafe fn wrote(scratch: *mut Scratch, channel: Channel) {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
         let length = (*scratch).input.all.left;
+        if mark::is_rewritten() {
+            mark::put(scratch, channel, length);
+            return;
+        }
         let key = PartialKey::of(channel, WRITING);
         let open = resume(scratch, channel, &key);
         let at_once = open || iov::may_be_json(scratch);
@@ -81,8 +85,7 @@ unsafe fn judge(settings: &Settings, scratch: *mut Scratch, mark: *const Mark, c
         }
         if flags & (INERT | REWRITES) != 0 {
             mark::carry(mark);
-        }
-        if flags & INERT == 0 {
+        } else {
             convict(scratch, settings);
         }
     }
@@ -130,7 +133,7 @@ pub unsafe fn look(settings: &Settings, scratch: *mut Scratch, channel: Channel,
         if open && (*scratch).parser.has_skipped() || !open && !short && !iov::may_be_json(scratch) {
             return;
         }
-        if label::flags() & (CLEARED | INERT) != 0 {
+        if label::flags() & (CLEARED | INERT | REWRITES) != 0 {
             return;
         }
         if !iov::examine(scratch, SIFTS, open, true) {

@@ -153,6 +153,10 @@ pub static NOTED: Array<u64, { channel::SLOTS }> = Array::new();
 #[btf_map]
 pub static CARRIERS: LruHashMap<u32, Readers, 1024> = LruHashMap::new();
 
+/// 1 once a text tool that can rewrite has read a message: from then on writes ask for their writer.
+#[btf_map]
+pub static REWRITING: Array<u32, 1> = Array::new();
+
 /// Messages that an approved server has got from outside, by digest.
 #[btf_map]
 pub static HEARD: LruHashMap<u64, u32, 4096> = LruHashMap::new();

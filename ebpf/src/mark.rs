@@ -15,7 +15,7 @@ use lazaret_common::label::{APPROVED, INERT, REWRITES};
 
 use crate::channel::{self, Channel};
 use crate::kernel::{Loop, current, offset, pointer, repeat};
-use crate::maps::{CARRIERS, CHANNELS, FEEDS, HEARD};
+use crate::maps::{CARRIERS, CHANNELS, FEEDS, HEARD, REWRITING};
 use crate::scratch::Scratch;
 use crate::{iov, label, reader};
 
@@ -99,8 +99,21 @@ pub unsafe fn carry(mark: *const Mark) {
     unsafe {
         if (*mark).readers[0] != EVERYBODY {
             let _ = CARRIERS.insert(&reader::own(), &(*mark).readers, 0); // the least recently used one makes room
+            if label::flags() & REWRITES != 0
+                && let Some(rewriting) = REWRITING.get_ptr_mut(0)
+            {
+                *rewriting = 1;
+            }
         }
     }
+}
+
+/// The current task may have put the message that it has read into other words: whatever it writes is that message.
+#[inline(always)]
+pub fn is_rewritten() -> bool {
+    REWRITING.get(0).is_some_and(|rewriting| *rewriting != 0)
+        && label::flags() & REWRITES != 0
+        && CARRIERS.get_ptr(&reader::own()).is_some()
 }
 
 /// The current task writes a message of `length` bytes.

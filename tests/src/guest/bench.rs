@@ -211,6 +211,11 @@ impl Ended {
         ensure(self.0["answer"].is_string(), || format!("it did not answer: {}", self.0))
     }
 
+    /// The first words of the answer.
+    pub fn said(&self, words: &str) -> bool {
+        self.0["answer"].as_str().is_some_and(|answer| answer.starts_with(words))
+    }
+
     /// Ran to its own end.
     pub fn left_alone(&self) -> Check {
         ensure(self.0["exit_code"] == 0, || format!("it did not run to its own end: {}", self.0))

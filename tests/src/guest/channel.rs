@@ -223,6 +223,13 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
         }
         Ok(())
     });
+    report.check("who_looks_at_a_message_with_a_text_tool_is_left_alone", || {
+        log()?;
+        let script = r#"said=$(while read -r l; do echo "$l"; done </tmp/mcp-log | /usr/bin/sed -n 's/.*"method": *"\([^"]*\)".*/\1/p'); echo "$said""#;
+        let ended = judged("none").run(&["sh", "-c", script])?;
+        ended.answered().and_then(|()| ended.left_alone())?;
+        ensure(ended.said("initialize"), || "the tool was stopped, or said something else".into())
+    });
     report.check("status_counts_the_runs_that_the_kernel_skipped", || {
         let status = daemon.json(&["status", "--json"])?;
         let hooks = status["kernel"]["hooks"].as_array().ok_or("the status has no hooks")?;
