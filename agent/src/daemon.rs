@@ -6,6 +6,7 @@
 mod clients;
 mod egress;
 mod endpoints;
+mod memory;
 mod running;
 mod summary;
 
@@ -154,6 +155,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     ];
     summary::print(&app).await;
     notify("READY=1");
+    memory::give_back();
 
     signals.wait_for_end(&app, &cancel).await;
     notify("STOPPING=1");
@@ -332,7 +334,11 @@ async fn follow_tools(app: Arc<App>, cancel: CancellationToken) {
         }
         let rebuilt = tokio::task::spawn_blocking({
             let app = app.clone();
-            move || -> Result<(), DaemonError> { Ok(app.index.rebuild(&app.admission.approved_tools()?)?) }
+            move || -> Result<(), DaemonError> {
+                app.index.rebuild(&app.admission.approved_tools()?)?;
+                memory::give_back();
+                Ok(())
+            }
         })
         .await;
         match rebuilt {
