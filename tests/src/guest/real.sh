@@ -12,6 +12,12 @@ for place in proc sys dev run; do
 done
 # Its own /tmp, and in it the files that a test's tools may stand on.
 mount -t tmpfs -o mode=1777 tmpfs /entered/tmp
+for place in /below/tmp/*; do
+    if [ -d "$place" ]; then
+        mkdir "/entered/tmp/${place##*/}"
+        mount --bind "$place" "/entered/tmp/${place##*/}"
+    fi
+done
 rm -rf /entered/root/.claude* /entered/home/dev /entered/opt/bin
 mkdir -p /entered/home/dev /entered/opt/bin
 for program in lazaret kernel-guest shadow-server benign-server mcp-client; do cp "/bin/$program" /entered/usr/bin/; done
