@@ -7,11 +7,13 @@
 mod address;
 pub mod challenge;
 mod keys;
+mod measurement;
 mod registry;
 mod session;
 
 pub use address::{Address, AddressError};
 pub use challenge::ChallengeError;
 pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
+pub use measurement::{Drift, Measurement, Part, PartKind};
 pub use registry::{Agent, AgentState, NotActive, Registry, RegistryError, Revocation, RevocationReason, Step, Vouch};
 pub use session::{Peer, Session, SessionIdentity};

@@ -80,12 +80,13 @@ pub fn checks(report: &mut Report, daemon: &Daemon) {
         let pid = writer.0.id();
         writer.end();
         let change = found.ok_or("no change was told")?;
-        let by = &change["writers"][0];
+        // Writes that follow each other closely are told as one change, and all who wrote are named.
+        let by = change["writers"].as_array().and_then(|all| all.iter().find(|writer| writer["pid"] == pid));
         let entry = change["entries"].as_array().and_then(|all| all.iter().find(|entry| entry["what"] == "rewritten"));
-        let complete = by["pid"] == pid
-            && by["uid"] == 0
-            && by["exe"].is_string()
-            && by["parents"].to_string().contains("kernel-guest")
+        let named = by.is_some_and(|by| {
+            by["uid"] == 0 && by["exe"].is_string() && by["parents"].to_string().contains("kernel-guest")
+        });
+        let complete = named
             && change["path"] == path
             && entry.is_some_and(|entry| {
                 entry["name"] == "server"
