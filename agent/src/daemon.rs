@@ -150,6 +150,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(follow_events(app.clone(), stock, events, cancel.clone())),
         tokio::spawn(running::follow_held(app.clone(), cancel.clone())),
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
+        tokio::spawn(crate::identity::follow_expiry(app.registry.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), mcp_socket, cancel.clone())),
     ];
@@ -199,7 +200,8 @@ fn open_log(app: &App) -> Result<(), AuditError> {
 fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
     let audit = Arc::new(AuditLog::new(store.clone()));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
-    let registry = Arc::new(Registry::new(store.clone(), audit.clone()));
+    let registry = Registry::new(store.clone(), audit.clone());
+    let registry = Arc::new(registry.vouching(config.identity.allowed_signers.clone(), config.identity.require_vouch));
     let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let index = Arc::new(SearchIndex::new());
     index.rebuild(&admission.approved_tools()?)?;

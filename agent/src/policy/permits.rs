@@ -164,6 +164,11 @@ impl<'a> Registered<'a> {
 
     /// Gate 2: unknown, quarantined and denied all look alike to the agent.
     pub(super) fn route(self, admission: &Admission, server: &str, tool: &str) -> Result<Routed<'a>, Denied> {
+        // First, and like what does not exist: an agent learns nothing of what it was not registered for.
+        if !self.agent.may_call(server, tool) {
+            let cause = "the agent's registered actions do not name it";
+            return Err(Denied::not_found(ROUTING, server, tool, cause));
+        }
         let (server, tool) = approved(ROUTING, admission, server, tool)?;
         Ok(Routed { registered: self, server, tool })
     }
@@ -345,7 +350,8 @@ pub(super) fn shorten(text: &str) -> &str {
 }
 
 fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) -> Result<Agent, Denied> {
-    registry.standing_for(session.address(), session.did(), session.uid()).map_err(|refusal| match refusal {
+    let agent = registry.standing_for(session.address(), session.did(), session.uid());
+    agent.and_then(|agent| registry.demand_vouch(&agent).map(|()| agent)).map_err(|refusal| match refusal {
         NotActive::Registry(e) => Denied::internal(gate, &e),
         refusal => Denied::new(gate, refusal.to_string(), refusal.next_step()),
     })
