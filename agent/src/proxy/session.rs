@@ -117,14 +117,14 @@ struct Session {
 impl Session {
     async fn run<R: AsyncRead + Unpin>(&mut self, reader: R) -> End {
         let mut lines = LineReader::new(reader, self.door.config.max_message_bytes);
-        let mut admitted = self.door.admission.changes();
-        let door = self.door.clone();
-        let mut seen = door.shelf().unwrap_or_default();
+        let (mut admitted, mut agents) = (self.door.admission.changes(), self.door.registry.changes());
+        let (door, identity) = (self.door.clone(), self.identity.clone());
+        let mut seen = door.sight(&identity).unwrap_or_default();
         loop {
             tokio::select! {
                 biased;
                 Some(done) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.forget(done),
-                () = door.tools_changed(&mut admitted, &mut seen), if self.announces() => {
+                () = door.tools_changed(&identity, (&mut admitted, &mut agents), &mut seen), if self.announces() => {
                     self.send(envelope::notification_line("notifications/tools/list_changed", None)).await;
                 }
                 line = lines.next() => match line {
@@ -210,7 +210,7 @@ impl Session {
             "initialize" => self.initialize(params.as_ref()),
             "ping" if era != Era::Stateless => Reply::Result(Json::object::<&str>([])),
             "server/discover" if era == Era::Stateless => Reply::Result(methods::discover(self.door.config.expose)),
-            "tools/list" => listing::list(&self.door, params.as_ref(), era),
+            "tools/list" => listing::list(&self.door, &self.identity, params.as_ref(), era),
             "tools/call" => return self.start_call(id, params.unwrap_or(Json::Null), era).await,
             _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("Method not found: {method}")),
         };
