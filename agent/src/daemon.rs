@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Admission, AdmissionError, ClientWatch};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::{Config, Mode, Paths, Scope};
+use crate::identity::measure::Digests;
 use crate::identity::{AgentKey, IdentityError, Registry};
 use crate::kernel::endpoints::Endpoints;
 use crate::kernel::shadow::{ShadowError, Shadows};
@@ -82,6 +83,8 @@ pub struct App {
     pub store: Arc<Store>,
     pub audit: Arc<AuditLog>,
     pub registry: Arc<Registry>,
+    /// Of the files that clients are measured by.
+    pub digests: Arc<Digests>,
     pub admission: Arc<Admission>,
     pub index: Arc<SearchIndex>,
     pub gates: Arc<Gates>,
@@ -237,6 +240,7 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
         store,
         audit,
         registry,
+        digests: Arc::default(),
         admission,
         index,
         gates,

@@ -6,18 +6,24 @@
 
 mod actions;
 mod address;
+mod certificate;
 pub mod challenge;
 mod keys;
+pub mod measure;
 mod measurement;
+mod peer;
 mod registry;
 mod session;
+pub mod signed;
 pub mod vouch;
 
 pub use actions::{Action, ActionError, Actions};
 pub use address::{Address, AddressError};
+pub use certificate::{Certificate, NotProven, ProvenCall, verify_call};
 pub use challenge::ChallengeError;
 pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
 pub use measurement::{Drift, Measurement, Part, PartKind};
+pub use peer::{PeerProcess, Strange, name_writers, receive};
 pub use registry::{
     Agent, AgentState, Amendment, CallLimits, Draft, Enrolment, Measured, NotActive, Registry, RegistryError,
     Revocation, RevocationReason, Step, Vouch, follow_expiry,

@@ -6,6 +6,7 @@
 
 mod life;
 mod model;
+mod sessions;
 mod standing;
 mod vouching;
 

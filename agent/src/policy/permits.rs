@@ -158,6 +158,7 @@ pub struct ForwardPermit {
 impl<'a> Registered<'a> {
     /// Gate 1: the agent of the session, read anew.
     pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
+        session.genuine().map_err(|why| Denied::new(REGISTRATION, why.to_string(), why.next_step()))?;
         let agent = standing(REGISTRATION, session, registry)?;
         Ok(Self { session, agent })
     }
@@ -228,7 +229,7 @@ impl Permitted<'_> {
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
         let call_id = hex::encode(id);
-        let detail = json!({
+        let mut detail = json!({
             "session": session.session(),
             "did": agent.did,
             "uid": session.uid(),
@@ -238,6 +239,9 @@ impl Permitted<'_> {
             "arguments": self.wish.described,
             "policies": self.grounds.policies,
         });
+        if let Some(signature) = session.signature() {
+            detail["signature"] = json!(signature);
+        }
         let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
             .agent(agent.address.as_str())
             .server(&server.name)

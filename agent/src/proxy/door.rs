@@ -48,6 +48,11 @@ impl Shelf {
         self.tools.iter().map(|((server, tool), (_, descriptor))| (server.as_str(), tool.as_str(), descriptor))
     }
 
+    /// Server, tool and the digest that was approved, in a stable order.
+    pub fn digests(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.tools.iter().map(|((server, tool), (approved, _))| (server.as_str(), tool.as_str(), approved.digest.as_str()))
+    }
+
     pub fn len(&self) -> usize {
         self.tools.len()
     }
