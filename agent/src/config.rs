@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_CONFIG: &str = "/etc/lazaret/config.toml";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lazaret";
 pub const DEFAULT_RUN_DIR: &str = "/run/lazaret";
+pub const DEFAULT_ALLOWED_SIGNERS: &str = "/etc/lazaret/allowed_signers";
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/lazaret";
 
 #[derive(Debug, thiserror::Error)]
@@ -160,11 +161,15 @@ pub struct ClientsConfig {
 pub struct IdentityConfig {
     /// AMP provider of the agents that are enrolled here: at least two labels.
     pub provider: String,
+    /// Whose vouches count: a file as `ssh-keygen -Y verify` reads it.
+    pub allowed_signers: PathBuf,
+    /// An agent without a valid vouch may call nothing.
+    pub require_vouch: bool,
 }
 
 impl Default for IdentityConfig {
     fn default() -> Self {
-        Self { provider: "lazaret.local".into() }
+        Self { provider: "lazaret.local".into(), allowed_signers: DEFAULT_ALLOWED_SIGNERS.into(), require_vouch: false }
     }
 }
 

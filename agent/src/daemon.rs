@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Admission, AdmissionError, ClientWatch};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::{Config, Mode, Paths, Scope};
+use crate::identity::measure::Digests;
 use crate::identity::{AgentKey, IdentityError, Registry};
 use crate::kernel::endpoints::Endpoints;
 use crate::kernel::shadow::{ShadowError, Shadows};
@@ -82,6 +83,8 @@ pub struct App {
     pub store: Arc<Store>,
     pub audit: Arc<AuditLog>,
     pub registry: Arc<Registry>,
+    /// Of the files that clients are measured by.
+    pub digests: Arc<Digests>,
     pub admission: Arc<Admission>,
     pub index: Arc<SearchIndex>,
     pub gates: Arc<Gates>,
@@ -150,6 +153,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(follow_events(app.clone(), stock, events, cancel.clone())),
         tokio::spawn(running::follow_held(app.clone(), cancel.clone())),
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
+        tokio::spawn(crate::identity::follow_expiry(app.registry.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), mcp_socket, cancel.clone())),
     ];
@@ -199,7 +203,8 @@ fn open_log(app: &App) -> Result<(), AuditError> {
 fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
     let audit = Arc::new(AuditLog::new(store.clone()));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
-    let registry = Arc::new(Registry::new(store.clone(), audit.clone()));
+    let registry = Registry::new(store.clone(), audit.clone());
+    let registry = Arc::new(registry.vouching(config.identity.allowed_signers.clone(), config.identity.require_vouch));
     let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let index = Arc::new(SearchIndex::new());
     index.rebuild(&admission.approved_tools()?)?;
@@ -235,6 +240,7 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
         store,
         audit,
         registry,
+        digests: Arc::default(),
         admission,
         index,
         gates,

@@ -20,9 +20,16 @@ use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+pub(super) use wire::certified_text;
+#[cfg(test)]
+pub(super) use wire::prove;
 pub use wire::{Hello, Message, Proof, Welcome};
 
-use super::{Address, AgentKey, KeyError, NotActive, Peer, PublicKey, Registry, Session, SessionIdentity};
+use super::signed::LineSigner;
+use super::{
+    Address, AgentKey, Certificate, KeyError, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
+    SessionIdentity, Strange,
+};
 use crate::audit::{AuditError, Entry, Kind, Outcome};
 
 /// A proof is valid for this long.
@@ -34,7 +41,8 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 /// No message of the challenge is longer than this, newline included.
 pub const MAX_LINE: usize = 8 << 10;
 
-const VERSION: u32 = 1;
+/// 2: every line of the client is signed (`signed.rs`).
+const VERSION: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChallengeError {
@@ -70,10 +78,12 @@ pub enum ChallengeError {
 
 /// The daemon's side. On an error the peer has been told why, and nothing more is to be sent.
 /// Both outcomes are on record when it returns; of many refusals of one uid some are only counted.
+/// `process` is looked at before anything is said to it, and again behind the proof.
 pub async fn accept<R, W>(
     reader: &mut R,
     writer: &mut W,
     peer: Peer,
+    process: Option<&Result<PeerProcess, Strange>>,
     daemon: &AgentKey,
     registry: &Registry,
 ) -> Result<SessionIdentity, ChallengeError>
@@ -82,6 +92,11 @@ where
     W: AsyncWrite + Unpin,
 {
     let exchange = async {
+        let process = match process.map(|process| at_the_disk(|| process.as_ref().map_err(Clone::clone).and_then(known))) {
+            None => None,
+            Some(Ok(process)) => Some(process),
+            Some(Err(strange)) => return refuse(writer, registry, peer, strange.into()).await,
+        };
         let hello = Hello { v: VERSION, aud: daemon.public().did(), nonce: nonce()?, daemon_pub: daemon.public() };
         lines::send(writer, &Message::Hello(hello.clone())).await?;
         let proof = match lines::receive(reader).await {
@@ -92,7 +107,12 @@ where
             Err(e) => return Err(e),
         };
         let session = nonce()?;
-        match at_the_disk(|| admit(&hello, &proof, peer, registry, Timestamp::now())) {
+        let admitted = at_the_disk(|| {
+            let did = admit(&hello, &proof, peer, registry, Timestamp::now())?;
+            process.map_or(Ok(()), PeerProcess::check)?;
+            Ok(did)
+        });
+        match admitted {
             Ok(did) => {
                 let identity = SessionIdentity {
                     address: proof.agent.clone(),
@@ -101,8 +121,11 @@ where
                     session_pub: proof.session_pub,
                     peer,
                     since: Timestamp::now(),
+                    signs: true,
+                    signature: None,
+                    witness: None,
                 };
-                at_the_disk(|| record_welcome(registry, &identity))?;
+                at_the_disk(|| record_welcome(registry, &identity, &Certificate::of(&hello, &proof)))?;
                 let sig = daemon.sign(&wire::welcome_text(&hello, &proof, &session));
                 lines::send(writer, &Message::Welcome(Welcome { session, sig })).await?;
                 Ok(identity)
@@ -146,7 +169,8 @@ where
             Message::Welcome(Welcome { session, sig }) => {
                 let text = wire::welcome_text(&hello, &proof, &session);
                 daemon.verify(&text, &sig).map_err(|_| ChallengeError::FalseDaemon(daemon.did()))?;
-                Ok(Session { id: session, agent: agent.clone(), daemon, key: session_key })
+                let signer = LineSigner::new(session.clone(), session_key);
+                Ok(Session { id: session, agent: agent.clone(), daemon, signer })
             }
             Message::Refused { reason, next_step } => Err(ChallengeError::Refused { reason, next_step }),
             _ => Err(ChallengeError::Malformed("out of turn".into())),
@@ -238,13 +262,30 @@ async fn refuse<W: AsyncWrite + Unpin>(
     Err(ChallengeError::Refused { reason, next_step })
 }
 
-fn record_welcome(registry: &Registry, identity: &SessionIdentity) -> Result<(), AuditError> {
+/// The process itself, once it was looked at.
+fn known(process: &PeerProcess) -> Result<&PeerProcess, Strange> {
+    process.examine().map(|()| process)
+}
+
+impl From<Strange> for Refusal {
+    fn from(strange: Strange) -> Self {
+        Self::new(strange.to_string(), strange.next_step())
+    }
+}
+
+/// With the certificate, from which anybody can tell later whose key signed the session's calls.
+fn record_welcome(
+    registry: &Registry,
+    identity: &SessionIdentity,
+    certificate: &Certificate,
+) -> Result<(), AuditError> {
     let detail = json!({
         "did": identity.did,
         "session": identity.session,
         "session_pub": identity.session_pub,
         "uid": identity.peer.uid,
         "pid": identity.peer.pid,
+        "certificate": certificate,
     });
     let agent = identity.address.as_str();
     let entry = Entry::new(Kind::Agent, Outcome::Permit, agent).agent(agent).reason("connected").detail(detail);

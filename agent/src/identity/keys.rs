@@ -278,17 +278,32 @@ impl fmt::Debug for Signature {
     }
 }
 
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(self.0.to_bytes()))
+    }
+}
+
+impl FromStr for Signature {
+    type Err = BadSignature;
+
+    /// There is one way to write each signature.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let raw = BASE64.decode(text).ok().and_then(|raw| <[u8; 64]>::try_from(raw).ok()).ok_or(BadSignature)?;
+        Ok(Self(ed25519_dalek::Signature::from_bytes(&raw)))
+    }
+}
+
 impl Serialize for Signature {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&BASE64.encode(self.0.to_bytes()))
+        s.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for Signature {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let raw = BASE64.decode(String::deserialize(d)?).ok().and_then(|raw| <[u8; 64]>::try_from(raw).ok());
-        let raw = raw.ok_or_else(|| serde::de::Error::custom("a signature is the base64 of 64 bytes"))?;
-        Ok(Self(ed25519_dalek::Signature::from_bytes(&raw)))
+        let text = String::deserialize(d)?;
+        text.parse().map_err(|_| serde::de::Error::custom("a signature is the base64 of 64 bytes"))
     }
 }
 

@@ -4,16 +4,29 @@
 //! for a peer that has proven, on this very connection, that it holds the key which is enrolled
 //! and active under the address that it claims.
 
+mod actions;
 mod address;
+mod certificate;
 pub mod challenge;
 mod keys;
+pub mod measure;
 mod measurement;
+mod peer;
 mod registry;
 mod session;
+pub mod signed;
+pub mod vouch;
 
+pub use actions::{Action, ActionError, Actions};
 pub use address::{Address, AddressError};
+pub use certificate::{Certificate, NotProven, ProvenCall, verify_call};
 pub use challenge::ChallengeError;
 pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
 pub use measurement::{Drift, Measurement, Part, PartKind};
-pub use registry::{Agent, AgentState, NotActive, Registry, RegistryError, Revocation, RevocationReason, Step, Vouch};
+pub use peer::{PeerProcess, Strange, name_writers, receive};
+pub use registry::{
+    Agent, AgentState, Amendment, CallLimits, Draft, Enrolment, Measured, NotActive, Registry, RegistryError,
+    Revocation, RevocationReason, Step, Vouch, follow_expiry,
+};
 pub use session::{Peer, Session, SessionIdentity};
+pub use vouch::{VouchDocument, VouchError, Vouched};

@@ -4,8 +4,11 @@
 //! enrolled again under any name; what grants something is on record before it takes effect, what
 //! takes something away takes effect first.
 
+mod life;
 mod model;
+mod sessions;
 mod standing;
+mod vouching;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +16,13 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 
-pub use model::{Agent, AgentState, Revocation, RevocationReason, Step, Vouch};
+pub use life::{Amendment, follow_expiry};
+pub use model::{Agent, AgentState, CallLimits, Enrolment, Measured, Revocation, RevocationReason, Step, Vouch};
 pub use standing::NotActive;
+pub use vouching::Draft;
 
-use super::{Address, PublicKey};
+use super::vouch::SignerFile;
+use super::{Address, PublicKey, VouchError};
 use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
 use crate::store::{Store, StoreError};
 
@@ -37,6 +43,12 @@ pub enum RegistryError {
     SharedKey { address: Address, holder: Address },
     #[error("cannot change {address} from {from} to {to}: {from} agents cannot become {to}; {hint}")]
     Transition { address: Address, from: AgentState, to: AgentState, hint: &'static str },
+    #[error("cannot enroll {address}: its end {not_after} has passed already; give a later --not-after")]
+    Ended { address: Address, not_after: Timestamp },
+    #[error("cannot take the vouch of {0} back: nobody vouched for it; see `lazaret agent show {0}`")]
+    NotVouched(Address),
+    #[error(transparent)]
+    Vouch(#[from] VouchError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -50,6 +62,8 @@ pub struct Registry {
     /// One change at a time: the checks of a change span two tables.
     writing: Mutex<()>,
     refusals: Flood<u32>,
+    signers: SignerFile,
+    require_vouch: bool,
 }
 
 impl Registry {
@@ -60,15 +74,26 @@ impl Registry {
             changes: watch::Sender::new(0),
             writing: Mutex::new(()),
             refusals: Flood::new(MOST_REFUSALS),
+            signers: SignerFile::new(crate::config::DEFAULT_ALLOWED_SIGNERS.into()),
+            require_vouch: false,
         }
     }
 
-    pub fn list(&self) -> Result<Vec<Agent>, RegistryError> {
-        Ok(self.store.list()?)
+    /// Whose signatures count, and whether an agent needs one for its calls.
+    pub fn vouching(mut self, signers: std::path::PathBuf, require: bool) -> Self {
+        self.signers = SignerFile::new(signers);
+        self.require_vouch = require;
+        self
     }
 
+    /// Each with the vouch that it has now, going by what it was made of when it connected last.
+    pub fn list(&self) -> Result<Vec<Agent>, RegistryError> {
+        self.store.list()?.into_iter().map(|agent| self.as_last_seen(agent)).collect()
+    }
+
+    /// The agent of an address, in the same way.
     pub fn get(&self, address: &Address) -> Result<Option<Agent>, RegistryError> {
-        Ok(self.store.get(address.as_str())?)
+        self.store.get(address.as_str())?.map(|agent| self.as_last_seen(agent)).transpose()
     }
 
     /// Like [`Registry::get`], for callers that need there to be one.
@@ -125,19 +150,37 @@ impl Registry {
         uid: Option<u32>,
         by: &str,
     ) -> Result<Agent, RegistryError> {
+        self.enroll_with(address, key, Enrolment { owner, uid, ..Enrolment::default() }, by)
+    }
+
+    /// The same with everything that an operator can say.
+    pub fn enroll_with(
+        &self,
+        address: &Address,
+        key: PublicKey,
+        enrolment: Enrolment,
+        by: &str,
+    ) -> Result<Agent, RegistryError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_new_key(address, &key)?;
+        if let Some(not_after) = enrolment.not_after.filter(|end| *end <= Timestamp::now()) {
+            return Err(RegistryError::Ended { address: address.clone(), not_after });
+        }
         let former = self.get(address)?;
         if let Some(former) = former.as_ref().filter(|former| !former.state.is_final()) {
             return Err(RegistryError::Enrolled { address: address.clone(), state: former.state });
         }
-        let mut agent = Agent::pending(address.clone(), key, owner, by);
-        agent.uid = uid;
+        let pending = enrolment.pending;
+        let mut agent = Agent::pending(address.clone(), key, enrolment, by);
         if let Some(former) = former {
             agent.history.splice(0..0, former.history);
         }
-        agent.step(AgentState::Active, by, "enrolled by an operator");
-        self.record(&agent, Outcome::Permit, by, "enrolled")?;
+        if pending {
+            self.record(&agent, Outcome::Ok, by, "enrolled, and waits to be activated")?;
+        } else {
+            agent.step(AgentState::Active, by, "enrolled by an operator");
+            self.record(&agent, Outcome::Permit, by, "enrolled")?;
+        }
         self.store.put(&agent)?;
         self.changed();
         Ok(agent)

@@ -1,8 +1,12 @@
 //! Who stands at the other end of one connection.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
-use super::{Address, AgentKey, PublicKey};
+use super::measure::Witness;
+use super::signed::{CallSignature, LineSigner, LineVerifier};
+use super::{Address, Measurement, PublicKey, Strange};
 
 /// The process behind a socket, as the kernel names it (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +26,11 @@ pub struct SessionIdentity {
     pub(super) session_pub: PublicKey,
     pub(super) peer: Peer,
     pub(super) since: Timestamp,
+    /// Every line comes signed with `session_pub`.
+    pub(super) signs: bool,
+    /// Of the line that this call came on.
+    pub(super) signature: Option<CallSignature>,
+    pub(super) witness: Option<Arc<Witness>>,
 }
 
 impl SessionIdentity {
@@ -55,6 +64,57 @@ impl SessionIdentity {
         self.since
     }
 
+    /// What lets the session's lines through; `None` where the transport proves each request by other means.
+    pub fn verifier(&self) -> Option<LineVerifier> {
+        self.signs.then(|| LineVerifier::new(self.session.clone(), self.session_pub))
+    }
+
+    /// The same identity as of one line that it has signed.
+    pub fn with_signature(&self, signature: CallSignature) -> Self {
+        Self { signature: Some(signature), ..self.clone() }
+    }
+
+    pub fn signature(&self) -> Option<&CallSignature> {
+        self.signature.as_ref()
+    }
+
+    /// Has the client above the connector measured, now and whenever something of it changes.
+    pub fn witnessed(mut self, witness: Arc<Witness>) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    /// Whether the call may count as this session's: signed where calls are signed, and the processes behind it are
+    /// still those that opened it.
+    pub fn genuine(&self) -> Result<(), Strange> {
+        if self.signs && self.signature.is_none() {
+            return Err(Strange::Unsigned);
+        }
+        self.witness.as_ref().map_or(Ok(()), |witness| witness.check())
+    }
+
+    /// What the agent is made of at this moment; `None` where nobody can tell, as over HTTP. The first one of a
+    /// session may take as long as reading the client's executable.
+    pub fn measurement(&self) -> Option<Measurement> {
+        self.witness.as_ref().map(|witness| Measurement::clone(&witness.now()))
+    }
+
+    /// Pid of the client that is measured.
+    pub fn client(&self) -> Option<u32> {
+        self.witness.as_ref().map(|witness| witness.client())
+    }
+
+    /// Whether this measurement has not been told by [`SessionIdentity::has_told`] yet.
+    pub(super) fn is_news(&self, measurement: &Measurement) -> bool {
+        self.witness.as_ref().is_some_and(|witness| witness.is_news(measurement))
+    }
+
+    pub(super) fn has_told(&self, measurement: &Measurement) {
+        if let Some(witness) = &self.witness {
+            witness.has_told(measurement);
+        }
+    }
+
     #[cfg(test)]
     pub fn for_test(address: &Address, key: &PublicKey) -> Self {
         Self {
@@ -64,7 +124,18 @@ impl SessionIdentity {
             session_pub: *key,
             peer: Peer { uid: 1000, gid: 1000, pid: Some(1) },
             since: Timestamp::now(),
+            signs: false,
+            signature: None,
+            witness: None,
         }
+    }
+
+    /// One whose lines must be signed, and its signer.
+    #[cfg(test)]
+    pub fn signing_for_test(address: &Address, key: super::AgentKey) -> (Self, LineSigner) {
+        let identity = Self { signs: true, ..Self::for_test(address, &key.public()) };
+        let signer = LineSigner::new(identity.session.clone(), key);
+        (identity, signer)
     }
 }
 
@@ -75,6 +146,12 @@ pub struct Session {
     pub agent: Address,
     /// The daemon that proved itself.
     pub daemon: PublicKey,
-    /// Signs the calls of this session; it never leaves the connector's memory.
-    pub key: AgentKey,
+    /// Signs the lines of this session; its key never leaves the connector's memory.
+    pub signer: LineSigner,
+}
+
+impl Session {
+    pub fn public(&self) -> PublicKey {
+        self.signer.public()
+    }
 }

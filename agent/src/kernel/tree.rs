@@ -20,14 +20,14 @@ pub struct Process {
 
 /// What `/proc/PID/stat` says (proc(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) process: Process,
-    pub(super) parent: u32,
+pub(crate) struct Stat {
+    pub(crate) process: Process,
+    pub(crate) parent: u32,
     /// `R`, `S`, `T`, `Z` and so on.
-    pub(super) state: char,
+    pub(crate) state: char,
 }
 
-pub(super) fn stat(pid: u32) -> Option<Stat> {
+pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 

@@ -158,12 +158,18 @@ pub struct ForwardPermit {
 impl<'a> Registered<'a> {
     /// Gate 1: the agent of the session, read anew.
     pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
+        session.genuine().map_err(|why| Denied::new(REGISTRATION, why.to_string(), why.next_step()))?;
         let agent = standing(REGISTRATION, session, registry)?;
         Ok(Self { session, agent })
     }
 
     /// Gate 2: unknown, quarantined and denied all look alike to the agent.
     pub(super) fn route(self, admission: &Admission, server: &str, tool: &str) -> Result<Routed<'a>, Denied> {
+        // First, and like what does not exist: an agent learns nothing of what it was not registered for.
+        if !self.agent.may_call(server, tool) {
+            let cause = "the agent's registered actions do not name it";
+            return Err(Denied::not_found(ROUTING, server, tool, cause));
+        }
         let (server, tool) = approved(ROUTING, admission, server, tool)?;
         Ok(Routed { registered: self, server, tool })
     }
@@ -223,7 +229,7 @@ impl Permitted<'_> {
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
         let call_id = hex::encode(id);
-        let detail = json!({
+        let mut detail = json!({
             "session": session.session(),
             "did": agent.did,
             "uid": session.uid(),
@@ -233,6 +239,9 @@ impl Permitted<'_> {
             "arguments": self.wish.described,
             "policies": self.grounds.policies,
         });
+        if let Some(signature) = session.signature() {
+            detail["signature"] = json!(signature);
+        }
         let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
             .agent(agent.address.as_str())
             .server(&server.name)
@@ -345,7 +354,8 @@ pub(super) fn shorten(text: &str) -> &str {
 }
 
 fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) -> Result<Agent, Denied> {
-    registry.standing_for(session.address(), session.did(), session.uid()).map_err(|refusal| match refusal {
+    let agent = registry.standing_for(session.address(), session.did(), session.uid());
+    agent.and_then(|agent| registry.demand_vouch(&agent).map(|()| agent)).map_err(|refusal| match refusal {
         NotActive::Registry(e) => Denied::internal(gate, &e),
         refusal => Denied::new(gate, refusal.to_string(), refusal.next_step()),
     })

@@ -1,6 +1,6 @@
 //! `lazaret connect`: stands between an MCP client on stdio and the daemon's socket.
 //!
-//! It proves the agent's key, then moves lines both ways unchanged. It judges nothing: whoever
+//! It proves the agent's key, then moves lines both ways unchanged, the client's behind the session's signature. It judges nothing: whoever
 //! holds the key could speak to the socket without it. Invariants: only whole lines are written
 //! to the client; every request of the client that it does not cancel is answered, by the daemon or, where that has gone,
 //! by an error that says so.
@@ -155,7 +155,7 @@ impl Client {
             link.replay(&line).await.map_err(|_| ConnectError::Lost)?;
         }
         for line in again {
-            link::send(link.split().1, &line).await.map_err(|_| ConnectError::Lost)?;
+            link.split().1.send(&line).await.map_err(|_| ConnectError::Lost)?;
         }
         Ok(link)
     }
@@ -167,7 +167,7 @@ impl Client {
         let up = async {
             while let Some(line) = input.next().await {
                 self.sent(&line);
-                if link::send(write, &line).await.is_err() {
+                if write.send(&line).await.is_err() {
                     return Finished::DaemonLeft;
                 }
             }

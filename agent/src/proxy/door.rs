@@ -12,7 +12,7 @@ use super::json::Json;
 use crate::admission::{Admission, AdmissionError, Tool};
 use crate::config::ProxyConfig;
 use crate::daemon::App;
-use crate::identity::Registry;
+use crate::identity::{Agent, Registry, SessionIdentity};
 use crate::policy::Gates;
 use crate::search::SearchIndex;
 
@@ -48,6 +48,11 @@ impl Shelf {
         self.tools.iter().map(|((server, tool), (_, descriptor))| (server.as_str(), tool.as_str(), descriptor))
     }
 
+    /// Server, tool and the digest that was approved, in a stable order.
+    pub fn digests(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.tools.iter().map(|((server, tool), (approved, _))| (server.as_str(), tool.as_str(), approved.digest.as_str()))
+    }
+
     pub fn len(&self) -> usize {
         self.tools.len()
     }
@@ -55,11 +60,37 @@ impl Shelf {
     pub fn is_empty(&self) -> bool {
         self.tools.is_empty()
     }
+}
+
+/// What one agent may see of the shelf: what it is registered for. Nothing, where nobody is known to look.
+#[derive(Default, Clone)]
+pub struct Sight {
+    shelf: Arc<Shelf>,
+    agent: Option<Agent>,
+}
+
+impl Sight {
+    fn shows(&self, server: &str, tool: &str) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.may_call(server, tool))
+    }
+
+    pub fn get(&self, server: &str, tool: &str) -> Option<&Json> {
+        self.shelf.get(server, tool).filter(|_| self.shows(server, tool))
+    }
+
+    pub fn has(&self, server: &str, tool: &str) -> bool {
+        self.get(server, tool).is_some()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Json)> {
+        self.shelf.iter().filter(|(server, tool, _)| self.shows(server, tool))
+    }
 
     /// Whether a client that listed the tools would see the same.
-    fn same_as(&self, other: &Shelf) -> bool {
-        let digests = |shelf: &Shelf| {
-            shelf.tools.iter().map(|(k, (tool, _))| (k.clone(), tool.digest.clone())).collect::<Vec<_>>()
+    fn same_as(&self, other: &Sight) -> bool {
+        let digests = |sight: &Sight| {
+            let shown = sight.shelf.tools.iter().filter(|((server, tool), _)| sight.shows(server, tool));
+            shown.map(|(key, (tool, _))| (key.clone(), tool.digest.clone())).collect::<Vec<_>>()
         };
         digests(self) == digests(other)
     }
@@ -128,13 +159,28 @@ impl Door {
         Ok(shelf)
     }
 
+    /// What an agent may see now. An agent without standing sees nothing.
+    pub fn sight(&self, identity: &SessionIdentity) -> Result<Sight, AdmissionError> {
+        let agent = self.registry.standing_for(identity.address(), identity.did(), identity.uid());
+        Ok(Sight { shelf: self.shelf()?, agent: agent.ok() })
+    }
+
     /// Waits until a client that listed the tools before would see others now.
-    pub async fn tools_changed(&self, changes: &mut watch::Receiver<u64>, seen: &mut Arc<Shelf>) {
+    pub async fn tools_changed(
+        &self,
+        identity: &SessionIdentity,
+        (admitted, agents): (&mut watch::Receiver<u64>, &mut watch::Receiver<u64>),
+        seen: &mut Sight,
+    ) {
         loop {
-            if changes.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = admitted.changed() => changed,
+                changed = agents.changed() => changed,
+            };
+            if changed.is_err() {
                 return std::future::pending().await;
             }
-            match self.shelf() {
+            match self.sight(identity) {
                 Ok(now) if now.same_as(seen) => {}
                 Ok(now) => {
                     *seen = now;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,9 +18,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::door::Door;
+use super::one_writer::OneWriter;
 use super::session::{self, End};
+use super::surroundings::ShownTo;
 use crate::daemon::App;
-use crate::identity::{Peer, challenge};
+use crate::identity::measure::Witness;
+use crate::identity::{Peer, PeerProcess, Registry, SessionIdentity, challenge};
 
 /// Connections at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -171,24 +175,44 @@ async fn connection(
     newcomer: Option<OwnedSemaphorePermit>,
     cancel: CancellationToken,
 ) {
+    if let Err(e) = OneWriter::demand(&stream) {
+        return tracing::error!("the kernel does not say who writes to a connection: {e}");
+    }
+    let process = PeerProcess::of(stream.as_fd(), peer);
     let (read, mut write) = stream.into_split();
-    let mut read = BufReader::with_capacity(16 << 10, read);
+    let pid = process.as_ref().map_or(0, PeerProcess::pid);
+    let mut read = BufReader::with_capacity(16 << 10, OneWriter::new(read, pid));
     let accepted = tokio::select! {
         () = cancel.cancelled() => return,
-        accepted = challenge::accept(&mut read, &mut write, peer, &app.daemon_key, &app.registry) => accepted,
+        accepted = challenge::accept(&mut read, &mut write, peer, Some(&process), &app.daemon_key, &app.registry) => accepted,
     };
     drop(newcomer);
-    let identity = match accepted {
-        Ok(identity) => identity,
+    let (identity, process) = match accepted.map_err(|e| e.to_string()).and_then(|identity| {
+        // The challenge has refused whoever is none.
+        process.map(|process| (identity, process)).map_err(|strange| strange.to_string())
+    }) {
+        Ok(both) => both,
         Err(e) => return tracing::info!(uid = peer.uid, pid = peer.pid, "a connection was refused: {e}"),
     };
     let agent = identity.address().clone();
     tracing::debug!(%agent, uid = peer.uid, pid = peer.pid, "connected");
+    let shown = Arc::new(ShownTo::new(door.clone(), &identity));
+    let identity = identity.witnessed(Arc::new(Witness::new(process, app.digests.clone(), shown)));
+    measure(app.registry.clone(), identity.clone());
     match session::serve(door, identity, read, write, cancel).await {
         End::NotActive(why) => tracing::warn!(%agent, "a session was ended: {why}"),
         End::Broken(why) => tracing::debug!(%agent, "a session broke: {why}"),
         End::Left | End::Stopping => tracing::debug!(%agent, "disconnected"),
     }
+}
+
+/// Reads what the client is made of beside the session's first messages; a call that comes before that is done waits.
+fn measure(registry: Arc<Registry>, identity: SessionIdentity) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(e) = registry.measure(&identity) {
+            tracing::error!(agent = %identity.address(), "a client's measurement is not on record: {e}");
+        }
+    });
 }
 
 #[cfg(test)]

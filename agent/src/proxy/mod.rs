@@ -16,7 +16,9 @@ pub mod framing;
 pub mod hub;
 pub mod json;
 pub mod listener;
+mod one_writer;
 pub mod session;
+mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod upstream;

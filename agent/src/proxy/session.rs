@@ -24,6 +24,7 @@ use super::framing::{Line, LineReader};
 use super::json::Json;
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
+use crate::identity::signed::{self, BadLine, CallSignature, LineVerifier};
 
 /// Calls of one session that may be in flight; one more is refused.
 const MAX_IN_FLIGHT: usize = 64;
@@ -99,6 +100,17 @@ async fn ended(door: &Door, identity: &SessionIdentity, cancel: CancellationToke
     }
 }
 
+/// The line that was signed, and the signature; the line as it is where lines are not signed.
+fn unwrap(verifier: &mut Option<LineVerifier>, line: Line) -> Result<(Line, Option<CallSignature>), BadLine> {
+    let Some(verifier) = verifier else { return Ok((line, None)) };
+    match line {
+        Line::Text(framed) => {
+            verifier.open(&framed).map(|(line, signature)| (Line::Text(line), Some(signature)))
+        }
+        Line::TooLong(head) => Ok((Line::TooLong(verifier.pass_over(&head)?), None)),
+    }
+}
+
 struct Session {
     identity: Arc<SessionIdentity>,
     door: Arc<Door>,
@@ -116,19 +128,24 @@ struct Session {
 
 impl Session {
     async fn run<R: AsyncRead + Unpin>(&mut self, reader: R) -> End {
-        let mut lines = LineReader::new(reader, self.door.config.max_message_bytes);
-        let mut admitted = self.door.admission.changes();
-        let door = self.door.clone();
-        let mut seen = door.shelf().unwrap_or_default();
+        let header = if self.identity.verifier().is_some() { signed::MAX_HEADER } else { 0 };
+        let mut lines = LineReader::new(reader, self.door.config.max_message_bytes + header);
+        let mut verifier = self.identity.verifier();
+        let (mut admitted, mut agents) = (self.door.admission.changes(), self.door.registry.changes());
+        let (door, identity) = (self.door.clone(), self.identity.clone());
+        let mut seen = door.sight(&identity).unwrap_or_default();
         loop {
             tokio::select! {
                 biased;
                 Some(done) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.forget(done),
-                () = door.tools_changed(&mut admitted, &mut seen), if self.announces() => {
+                () = door.tools_changed(&identity, (&mut admitted, &mut agents), &mut seen), if self.announces() => {
                     self.send(envelope::notification_line("notifications/tools/list_changed", None)).await;
                 }
                 line = lines.next() => match line {
-                    Ok(Some(line)) => self.take(line).await,
+                    Ok(Some(line)) => match unwrap(&mut verifier, line) {
+                        Ok((line, signature)) => self.take(line, signature).await,
+                        Err(bad) => return self.distrust(&bad),
+                    },
                     Ok(None) => return End::Left,
                     Err(e) => return End::Broken(e.to_string()),
                 }
@@ -163,7 +180,15 @@ impl Session {
         self.send(envelope::reply_line(id, reply)).await;
     }
 
-    async fn take(&mut self, line: Line) {
+    /// A session that is not whole is over: what it was to do next nobody can say.
+    fn distrust(&self, bad: &BadLine) -> End {
+        if let Err(e) = self.door.registry.record_broken_session(&self.identity, bad) {
+            tracing::error!("a session that was not whole could not be recorded: {e}");
+        }
+        End::NotActive(bad.to_string())
+    }
+
+    async fn take(&mut self, line: Line, signature: Option<CallSignature>) {
         let limits = self.door.limits();
         let message = match line {
             Line::Text(text) if text.iter().all(u8::is_ascii_whitespace) => return,
@@ -171,7 +196,7 @@ impl Session {
             Line::TooLong(head) => Err(Malformed::too_long(limits.max_message_bytes).of(&head)),
         };
         match message {
-            Ok(Message::Request { id, method, params }) => self.request(id, &method, params).await,
+            Ok(Message::Request { id, method, params }) => self.request(id, &method, params, signature).await,
             Ok(Message::Notification { method, params }) => self.notification(&method, params.as_ref()),
             // The door asks the client for nothing.
             Ok(Message::Response { .. }) => {}
@@ -201,7 +226,13 @@ impl Session {
         }
     }
 
-    async fn request(&mut self, id: RequestId, method: &str, params: Option<Json>) {
+    async fn request(
+        &mut self,
+        id: RequestId,
+        method: &str,
+        params: Option<Json>,
+        signature: Option<CallSignature>,
+    ) {
         let era = match Era::of(method, params.as_ref(), self.initialized) {
             Ok(era) => era,
             Err(error) => return self.reply(Some(&id), &Reply::Error(error)).await,
@@ -210,8 +241,8 @@ impl Session {
             "initialize" => self.initialize(params.as_ref()),
             "ping" if era != Era::Stateless => Reply::Result(Json::object::<&str>([])),
             "server/discover" if era == Era::Stateless => Reply::Result(methods::discover(self.door.config.expose)),
-            "tools/list" => listing::list(&self.door, params.as_ref(), era),
-            "tools/call" => return self.start_call(id, params.unwrap_or(Json::Null), era).await,
+            "tools/list" => listing::list(&self.door, &self.identity, params.as_ref(), era),
+            "tools/call" => return self.start_call(id, params.unwrap_or(Json::Null), era, signature).await,
             _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("Method not found: {method}")),
         };
         self.reply(Some(&id), &reply).await;
@@ -223,7 +254,7 @@ impl Session {
         Reply::Result(result)
     }
 
-    async fn start_call(&mut self, id: RequestId, params: Json, era: Era) {
+    async fn start_call(&mut self, id: RequestId, params: Json, era: Era, signature: Option<CallSignature>) {
         let key = id.key();
         if self.in_flight.contains_key(&key) {
             let why = "the id is that of a call in flight; give each request an id of its own";
@@ -235,7 +266,7 @@ impl Session {
         }
         let call = call::Call {
             door: self.door.clone(),
-            identity: self.identity.clone(),
+            identity: signature.map_or_else(|| self.identity.clone(), |by| Arc::new(self.identity.with_signature(by))),
             outgoing: self.outgoing.clone(),
             places: self.places.clone(),
             era,

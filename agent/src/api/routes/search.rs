@@ -31,15 +31,19 @@ struct Wanted {
 async fn search(State(api): State<Arc<Api>>, Query(wanted): Query<Wanted>) -> Answer<Vec<HitView>> {
     let agent: Option<Address> = wanted.agent.map(|text| text.parse()).transpose().map_err(Failure::invalid)?;
     blocking(&api, move |app| {
-        if let Some(address) = agent {
-            let agent = app.registry.require(&address)?;
+        let agent = agent.map(|address| app.registry.require(&address)).transpose()?;
+        if let Some(agent) = &agent {
+            let address = &agent.address;
             if agent.state != AgentState::Active {
                 let text = format!("cannot search as {address}: it is {}, so that it finds nothing", agent.state);
                 return Err(Failure::new(ErrorKind::Conflict, text));
             }
         }
         let limit = wanted.limit.clamp(1, MOST);
-        let hits = app.index.search(&wanted.q, limit, |_, _| true).map_err(Failure::failed)?;
+        let hits = app
+            .index
+            .search(&wanted.q, limit, |server, tool| agent.as_ref().is_none_or(|agent| agent.may_call(server, tool)))
+            .map_err(Failure::failed)?;
         let explained =
             if wanted.explain { app.index.explain(&wanted.q, limit).map_err(Failure::failed)? } else { Vec::new() };
         Ok(hits.into_iter().map(|hit| view(hit, &explained)).collect())

@@ -42,7 +42,7 @@ fn wire() -> (Halves, Halves) {
 
 impl House {
     async fn accept(&self, (reader, writer): &mut Halves) -> Result<SessionIdentity, ChallengeError> {
-        accept(reader, writer, PEER, &self.daemon, &self.registry).await
+        accept(reader, writer, PEER, None, &self.daemon, &self.registry).await
     }
 
     async fn meet(&self, key: &AgentKey) -> (Result<SessionIdentity, ChallengeError>, Result<Session, ChallengeError>) {
@@ -86,7 +86,7 @@ async fn an_enrolled_agent_and_the_daemon_prove_themselves_to_each_other() {
     assert_eq!(identity.did(), house.key.public().did());
     assert_eq!((identity.uid(), identity.pid()), (1000, Some(42)));
     assert_eq!(identity.session(), session.id);
-    assert_eq!(*identity.session_pub(), session.key.public());
+    assert_eq!(*identity.session_pub(), session.public());
     assert_eq!(session.daemon, house.daemon.public());
     let record = house.audit.tail(1).unwrap().remove(0);
     assert_eq!((record.outcome, record.reason.as_deref()), (Outcome::Permit, Some("connected")));
@@ -253,7 +253,7 @@ fn the_signed_text_is_the_documented_one() {
         "aud": hello.aud, "agent": proof.agent,
     });
     let jcs = crate::proxy::json::Json::from_value(&value).canonical();
-    assert_eq!(String::from_utf8(wire::proof_text(&hello, &proof)).unwrap(), format!("lazaret-connect-v1\n{jcs}"));
+    assert_eq!(String::from_utf8(wire::proof_text(&hello, &proof)).unwrap(), format!("lazaret-connect-v2\n{jcs}"));
 }
 
 /// Sends `bytes` in place of a proof and returns what the daemon made of it and what it said.
@@ -335,10 +335,10 @@ async fn the_connector_knows_a_false_daemon() {
 async fn another_version_is_named() {
     let house = house();
     let (mut fake, (mut reader, mut writer)) = wire();
-    let hello = Hello { v: 2, ..house.hello() };
+    let hello = Hello { v: 1, ..house.hello() };
     lines::send(&mut fake.1, &Message::Hello(hello)).await.unwrap();
     let session = present(&mut reader, &mut writer, &house.agent, &house.key, None).await;
-    assert!(matches!(session, Err(ChallengeError::Version(2))));
+    assert!(matches!(session, Err(ChallengeError::Version(1))));
 }
 
 proptest::proptest! {

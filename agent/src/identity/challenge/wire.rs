@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Address, AgentKey, PublicKey, Signature};
+use crate::identity::{Address, AgentKey, Certificate, PublicKey, Signature};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -58,15 +58,21 @@ struct Signed<'a> {
 
 /// What the agent's key signs.
 pub(super) fn proof_text(hello: &Hello, proof: &Proof) -> Vec<u8> {
+    certified_text(&Certificate::of(hello, proof))
+}
+
+/// The same, from what the log keeps of it.
+pub(in crate::identity) fn certified_text(certificate: &Certificate) -> Vec<u8> {
+    let [theirs, ours] = &certificate.nonces;
     text(
-        "lazaret-connect-v1\n",
+        "lazaret-connect-v2\n",
         &Signed {
-            agent: &proof.agent,
-            aud: &hello.aud,
-            exp: Some(proof.exp),
-            nonces: [&hello.nonce, &proof.nonce],
+            agent: &certificate.agent,
+            aud: &certificate.aud,
+            exp: Some(certificate.exp),
+            nonces: [theirs, ours],
             session: None,
-            session_pub: &proof.session_pub,
+            session_pub: &certificate.session_pub,
         },
     )
 }
@@ -74,7 +80,7 @@ pub(super) fn proof_text(hello: &Hello, proof: &Proof) -> Vec<u8> {
 /// What the daemon's key signs: it names the agent's did as the audience.
 pub(super) fn welcome_text(hello: &Hello, proof: &Proof, session: &str) -> Vec<u8> {
     text(
-        "lazaret-welcome-v1\n",
+        "lazaret-welcome-v2\n",
         &Signed {
             agent: &proof.agent,
             aud: &proof.did,
@@ -93,7 +99,7 @@ fn text(prefix: &str, signed: &Signed<'_>) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn prove(
+pub(in crate::identity) fn prove(
     hello: &Hello,
     agent: &Address,
     key: &AgentKey,

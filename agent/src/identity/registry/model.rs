@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Address, PublicKey};
+use crate::identity::{Actions, Address, Measurement, PublicKey, Vouched};
 use crate::store::Record;
 
 /// `pending -> active <-> suspended -> revoked | expired | deregistered`; the last three are final.
@@ -120,6 +120,7 @@ pub struct Agent {
     /// The only user who may connect as this agent; any user who holds the key if there is none.
     #[serde(default)]
     pub uid: Option<u32>,
+    /// As it was when this was read from the registry, which finds it out anew each time.
     #[serde(default)]
     pub vouch: Vouch,
     pub created_at: Timestamp,
@@ -127,6 +128,55 @@ pub struct Agent {
     pub revoked: Option<Revocation>,
     /// Oldest first; it spans all keys that the address ever had.
     pub history: Vec<Step>,
+    /// The moment at which it expires.
+    #[serde(default)]
+    pub not_after: Option<Timestamp>,
+    /// The only tools that it may ever see and call.
+    #[serde(default)]
+    pub actions: Actions,
+    #[serde(default)]
+    pub limits: CallLimits,
+    #[serde(default)]
+    pub vouched: Option<Vouched>,
+    /// Why the vouch does not count although it was taken: its signer is not trusted any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrusted: Option<String>,
+}
+
+/// How often an agent may call, beside what the configuration says for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallLimits {
+    pub calls_per_minute: Option<u32>,
+    pub calls_per_day: Option<u64>,
+}
+
+/// What an operator says of an agent that is enrolled.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enrolment {
+    pub owner: Option<String>,
+    pub uid: Option<u32>,
+    pub not_after: Option<Timestamp>,
+    pub actions: Actions,
+    pub limits: CallLimits,
+    /// It waits for an operator's second word.
+    pub pending: bool,
+}
+
+/// What an agent was found to be made of when it connected last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    pub address: Address,
+    pub measurement: Measurement,
+    pub at: Timestamp,
+}
+
+impl Record for Measured {
+    const TABLE: &'static str = "measurements";
+    fn key(&self) -> String {
+        self.address.to_string()
+    }
 }
 
 impl Record for Agent {
@@ -137,7 +187,7 @@ impl Record for Agent {
 }
 
 impl Agent {
-    pub(super) fn pending(address: Address, key: PublicKey, owner: Option<String>, by: &str) -> Self {
+    pub(super) fn pending(address: Address, key: PublicKey, enrolment: Enrolment, by: &str) -> Self {
         let mut agent = Self {
             address,
             did: key.did(),
@@ -145,12 +195,17 @@ impl Agent {
             fingerprint: key.fingerprint_raw(),
             fingerprint_spki: key.fingerprint_spki(),
             state: AgentState::Pending,
-            owner,
-            uid: None,
+            owner: enrolment.owner,
+            uid: enrolment.uid,
             vouch: Vouch::None,
             created_at: Timestamp::now(),
             revoked: None,
             history: Vec::new(),
+            not_after: enrolment.not_after,
+            actions: enrolment.actions,
+            limits: enrolment.limits,
+            vouched: None,
+            distrusted: None,
         };
         agent.step(AgentState::Pending, by, "key presented");
         agent
@@ -163,6 +218,40 @@ impl Agent {
         self.public_key = key;
         // A vouch is for key and configuration: a new key has none.
         self.vouch = Vouch::None;
+        self.vouched = None;
+    }
+
+    /// What the vouch is worth now, for a process that was measured so. One whose measurement is not
+    /// known is not shown to be what was vouched for.
+    pub fn vouch_state(&self, measured: Option<&Measurement>, now: Timestamp) -> Vouch {
+        let Some(vouched) = &self.vouched else { return Vouch::None };
+        let document = &vouched.document;
+        if vouched.revoked.is_some()
+            || self.distrusted.is_some()
+            || document.did != self.did
+            || document.agent != self.address
+        {
+            return Vouch::Revoked;
+        }
+        if now >= document.not_after {
+            return Vouch::Expired;
+        }
+        match (&document.measurement, measured) {
+            (None, _) => Vouch::Valid,
+            (Some(digest), Some(now)) if *digest == now.digest => Vouch::Valid,
+            (Some(_), _) => Vouch::Drifted,
+        }
+    }
+
+    /// Whether the registered actions, and those that were vouched for, name this tool. A vouch that lost its
+    /// worth still narrows: what nobody answers for any more is no reason to allow more.
+    pub fn may_call(&self, server: &str, tool: &str) -> bool {
+        self.actions.allows(server, tool)
+            && self.vouched.as_ref().is_none_or(|vouched| vouched.document.capabilities.allows(server, tool))
+    }
+
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        !self.state.is_final() && self.not_after.is_some_and(|end| now >= end)
     }
 
     pub(super) fn step(&mut self, to: AgentState, by: &str, why: &str) {

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Agent, AgentState, Registry, RegistryError};
-use crate::identity::Address;
+use super::{Agent, AgentState, Registry, RegistryError, Vouch};
+use crate::identity::{Address, Measurement};
 
 /// Why an agent may not act, in words for an honest user.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,12 @@ pub enum NotActive {
     OtherUser { address: Address, bound: u32, uid: u32 },
     #[error("agent {address} presents a key that was revoked on {}", .at.strftime("%Y-%m-%d %H:%M:%S UTC"))]
     RevokedKey { address: Address, at: Timestamp },
+    #[error("{}", match .vouch {
+        Vouch::Drifted => format!("agent {address} is not what was vouched for any more"),
+        Vouch::None => format!("nobody vouched for agent {address}, and a vouch is required here"),
+        vouch => format!("the vouch for agent {address} is {vouch}, and a valid one is required here"),
+    })]
+    Vouch { address: Address, vouch: Vouch },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -33,7 +39,15 @@ impl NotActive {
                 format!("ask the operator to run `lazaret agent resume {address}`")
             }
             NotActive::State { address, state: AgentState::Pending, .. } => {
-                format!("ask the operator to confirm the enrolment of {address}")
+                format!("ask the operator to run `lazaret agent activate {address}`")
+            }
+            NotActive::Vouch { address, vouch: Vouch::Drifted } => {
+                format!(
+                    "ask the operator to look at `lazaret agent show {address}`, and to run `lazaret agent vouch {address}` if what changed is right"
+                )
+            }
+            NotActive::Vouch { address, .. } => {
+                format!("ask the operator to run `lazaret agent vouch {address}`")
             }
             NotActive::OtherUser { .. } => "enroll an agent of your own".into(),
             NotActive::State { address, .. } | NotActive::RevokedKey { address, .. } => {
@@ -49,13 +63,26 @@ impl Registry {
     /// revoked a moment ago is revoked. Tells no state to who has not proven to hold `did`;
     /// callers ask only after that proof.
     pub fn standing(&self, address: &Address, did: &str) -> Result<Agent, NotActive> {
-        let agent =
-            self.get(address)?.filter(|agent| agent.did == did).ok_or_else(|| NotActive::Unknown(address.clone()))?;
+        self.standing_measured(address, did, None)
+    }
+
+    /// The same for a process that was measured so: the vouch in the answer is the one that it has.
+    fn standing_measured(
+        &self,
+        address: &Address,
+        did: &str,
+        measured: Option<&Measurement>,
+    ) -> Result<Agent, NotActive> {
+        let stored: Option<Agent> = self.store.get(address.as_str()).map_err(RegistryError::from)?;
+        let agent = stored.filter(|agent| agent.did == did).ok_or_else(|| NotActive::Unknown(address.clone()))?;
         if let Some(revocation) = self.revocation(&agent.public_key)? {
             return Err(NotActive::RevokedKey { address: address.clone(), at: revocation.revoked_at });
         }
+        if let Some(since) = agent.not_after.filter(|_| agent.is_overdue(Timestamp::now())) {
+            return Err(NotActive::State { address: address.clone(), state: AgentState::Expired, since });
+        }
         match agent.state {
-            AgentState::Active => Ok(agent),
+            AgentState::Active => Ok(self.judged(agent, measured)),
             state => {
                 let since =
                     agent.history.iter().rev().find(|step| step.to == state).map_or(agent.created_at, |step| step.at);
@@ -67,7 +94,18 @@ impl Registry {
     /// The same for a process of `uid`: an agent may be bound to one user of this host, and that
     /// binding may change while a session is open.
     pub fn standing_for(&self, address: &Address, did: &str, uid: u32) -> Result<Agent, NotActive> {
-        let agent = self.standing(address, did)?;
+        self.standing_as(address, did, uid, None)
+    }
+
+    /// The same for a process that was measured so. Without a measurement, a vouch for one has drifted.
+    pub fn standing_as(
+        &self,
+        address: &Address,
+        did: &str,
+        uid: u32,
+        measured: Option<&Measurement>,
+    ) -> Result<Agent, NotActive> {
+        let agent = self.standing_measured(address, did, measured)?;
         match agent.uid {
             Some(bound) if bound != uid => Err(NotActive::OtherUser { address: address.clone(), bound, uid }),
             _ => Ok(agent),

@@ -58,6 +58,10 @@ fn the_stored_names_are_the_promised_ones() {
         "created_at",
         "revoked",
         "history",
+        "not_after",
+        "actions",
+        "limits",
+        "vouched",
     ];
     assert_eq!(names, promised);
     assert_eq!((&json["state"], &json["vouch"]), (&serde_json::json!("active"), &serde_json::json!("none")));

@@ -19,6 +19,11 @@ fn agent() -> Agent {
         created_at: Timestamp::now(),
         revoked: None,
         history: Vec::new(),
+        not_after: None,
+        actions: crate::identity::Actions::all(),
+        limits: crate::identity::CallLimits::default(),
+        vouched: None,
+        distrusted: None,
     }
 }
 

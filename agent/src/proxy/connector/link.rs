@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{ConnectError, LIMITS};
+use crate::identity::signed::LineSigner;
 use crate::identity::{Address, AgentKey, ChallengeError, challenge};
 use crate::proxy::envelope::{self, Message, RequestId};
 use crate::proxy::framing::{Line, LineReader};
@@ -22,7 +23,19 @@ pub(super) type Reader = LineReader<BufReader<OwnedReadHalf>>;
 
 pub(super) struct Link {
     read: Reader,
+    write: Writer,
+}
+
+/// Signs each line with the session's key and writes it.
+pub(super) struct Writer {
     write: OwnedWriteHalf,
+    signer: LineSigner,
+}
+
+impl Writer {
+    pub(super) async fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        self.write.write_all(&self.signer.frame(line)).await
+    }
 }
 
 impl Link {
@@ -32,7 +45,10 @@ impl Link {
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::with_capacity(16 << 10, read);
         match challenge::present(&mut read, &mut write, agent, key, None).await {
-            Ok(_session) => Ok(Self { read: LineReader::new(read, LONGEST_LINE), write }),
+            Ok(session) => {
+                let write = Writer { write, signer: session.signer };
+                Ok(Self { read: LineReader::new(read, LONGEST_LINE), write })
+            }
             Err(ChallengeError::Refused { reason, next_step }) => {
                 Err(ConnectError::Refused { agent: agent.clone(), reason, next_step })
             }
@@ -40,7 +56,7 @@ impl Link {
         }
     }
 
-    pub(super) fn split(&mut self) -> (&mut Reader, &mut OwnedWriteHalf) {
+    pub(super) fn split(&mut self) -> (&mut Reader, &mut Writer) {
         (&mut self.read, &mut self.write)
     }
 
@@ -49,7 +65,7 @@ impl Link {
         let Ok(Message::Request { method, params, .. }) = envelope::read(initialize, &LIMITS) else { return Ok(()) };
         let Some(id) = RequestId::read(&Json::string(REPLAY_ID)) else { return Ok(()) };
         let request = envelope::request_line(&id, &method, &params.unwrap_or(Json::Null));
-        send(&mut self.write, request.trim_end().as_bytes()).await?;
+        self.write.send(request.trim_end().as_bytes()).await?;
         loop {
             match self.read.next().await? {
                 Some(Line::Text(line)) if envelope::reply_id(&line).as_ref() == Some(&id) => break,
@@ -58,14 +74,6 @@ impl Link {
             }
         }
         let ready = envelope::notification_line("notifications/initialized", None);
-        send(&mut self.write, ready.trim_end().as_bytes()).await
+        self.write.send(ready.trim_end().as_bytes()).await
     }
-}
-
-/// Writes one line and its end.
-pub(super) async fn send(write: &mut OwnedWriteHalf, line: &[u8]) -> io::Result<()> {
-    let mut whole = Vec::with_capacity(line.len() + 1);
-    whole.extend_from_slice(line);
-    whole.push(b'\n');
-    write.write_all(&whole).await
 }

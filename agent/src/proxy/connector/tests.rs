@@ -6,7 +6,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::audit::AuditLog;
-use crate::identity::{Peer, Registry, challenge};
+use crate::identity::{Peer, Registry, challenge, signed};
 use crate::proxy::json::Json;
 use crate::store::Store;
 
@@ -44,7 +44,7 @@ impl Daemon {
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::new(read);
         let peer = Peer { uid: 0, gid: 0, pid: None };
-        challenge::accept(&mut read, &mut write, peer, &self.key, &self.registry).await.unwrap();
+        challenge::accept(&mut read, &mut write, peer, None, &self.key, &self.registry).await.unwrap();
         assert!(read.buffer().is_empty());
         BufReader::new(read.into_inner().reunite(write).unwrap())
     }
@@ -81,7 +81,8 @@ impl ClientEnd {
 async fn line(stream: &mut BufReader<UnixStream>) -> String {
     let mut text = String::new();
     stream.read_line(&mut text).await.unwrap();
-    text
+    // What the client said stands behind a number and a signature.
+    signed::parse(text.as_bytes()).map(|(_, _, line)| String::from_utf8(line.to_vec()).unwrap()).unwrap_or(text)
 }
 
 #[tokio::test]
@@ -177,7 +178,7 @@ async fn a_stranger_is_refused_and_a_missing_key_is_named() {
         let (stream, _) = listener.accept().await.unwrap();
         let (read, mut write) = stream.into_split();
         let peer = Peer { uid: 0, gid: 0, pid: None };
-        challenge::accept(&mut BufReader::new(read), &mut write, peer, &daemon.key, &daemon.registry).await.unwrap_err()
+        challenge::accept(&mut BufReader::new(read), &mut write, peer, None, &daemon.key, &daemon.registry).await.unwrap_err()
     };
     let socket = daemon.socket();
     let (served, _) = tokio::join!(serve(&daemon.agent, &stranger, &socket, &mut stdio), script);

@@ -39,8 +39,12 @@ impl Call {
         let arguments = params.remove("arguments");
         let given = || arguments.clone().unwrap_or_else(|| Json::object::<&str>([]));
         match (self.door.config.expose, name.as_str()) {
-            (Expose::Search, tools::SEARCH) => Reply::Result(tools::search(&self.door, &given(), self.era)),
-            (Expose::Search, tools::DESCRIBE) => Reply::Result(tools::describe(&self.door, &given(), self.era)),
+            (Expose::Search, tools::SEARCH) => {
+                Reply::Result(tools::search(&self.door, &self.identity, &given(), self.era))
+            }
+            (Expose::Search, tools::DESCRIBE) => {
+                Reply::Result(tools::describe(&self.door, &self.identity, &given(), self.era))
+            }
             (Expose::Search, tools::CALL) => self.through(params, given()).await,
             (Expose::Search, _) => Reply::error(
                 envelope::INVALID_PARAMS,

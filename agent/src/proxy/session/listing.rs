@@ -3,7 +3,8 @@
 use super::methods::Era;
 use super::tools;
 use crate::config::Expose;
-use crate::proxy::door::{Door, Shelf};
+use crate::identity::SessionIdentity;
+use crate::proxy::door::{Door, Sight};
 use crate::proxy::envelope::{self, Reply};
 use crate::proxy::json::Json;
 use crate::proxy::versions;
@@ -16,14 +17,14 @@ const SEARCH_TTL_MS: u64 = 60_000;
 /// Between a server and its tool, where both are one name. No server has it in its name.
 pub(super) const SEPARATOR: &str = "__";
 
-pub(super) fn list(door: &Door, params: Option<&Json>, era: Era) -> Reply {
+pub(super) fn list(door: &Door, identity: &SessionIdentity, params: Option<&Json>, era: Era) -> Reply {
     if params.and_then(|params| params.get("cursor")).is_some() {
         return Reply::error(envelope::INVALID_PARAMS, "this list has one page; leave `cursor` away");
     }
     let (tools, ttl) = match door.config.expose {
         Expose::Search => (tools::descriptors(), SEARCH_TTL_MS),
-        Expose::Direct => match door.shelf() {
-            Ok(shelf) => (direct(&shelf), DIRECT_TTL_MS),
+        Expose::Direct => match door.sight(identity) {
+            Ok(sight) => (direct(&sight), DIRECT_TTL_MS),
             Err(e) => {
                 tracing::error!("the approved tools cannot be read: {e}");
                 return Reply::error(
@@ -42,14 +43,14 @@ pub(super) fn list(door: &Door, params: Option<&Json>, era: Era) -> Reply {
     Reply::Result(era.complete(result))
 }
 
-/// Each approved tool as its server describes it, only the name is another.
-fn direct(shelf: &Shelf) -> Vec<Json> {
+/// Each tool that the agent may see as its server describes it, only the name is another.
+fn direct(sight: &Sight) -> Vec<Json> {
     let renamed = |(server, tool, descriptor): (&str, &str, &Json)| {
         let mut descriptor = descriptor.clone();
         descriptor.set("name", Json::string(join(server, tool)));
         descriptor
     };
-    shelf.iter().map(renamed).collect()
+    sight.iter().map(renamed).collect()
 }
 
 pub(super) fn join(server: &str, tool: &str) -> String {

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::listing;
 use super::methods::Era;
 use crate::config::Expose;
+use crate::identity::SessionIdentity;
 use crate::proxy::door::Door;
 use crate::proxy::envelope;
 use crate::proxy::json::Json;
@@ -112,7 +113,7 @@ pub(super) fn target(arguments: &Json) -> Result<(String, String), &'static str>
     }
 }
 
-pub(super) fn search(door: &Door, arguments: &Json, era: Era) -> Json {
+pub(super) fn search(door: &Door, identity: &SessionIdentity, arguments: &Json, era: Era) -> Json {
     let Some(query) = arguments.get("query").and_then(Json::as_str).filter(|query| !query.trim().is_empty()) else {
         return refusal("`query` must be a text that says what the tool should do.", era);
     };
@@ -124,9 +125,9 @@ pub(super) fn search(door: &Door, arguments: &Json, era: Era) -> Json {
             _ => return refusal("`limit` must be a whole number from 1 to 50.", era),
         },
     };
-    let found = match door.shelf() {
-        // The index may be a moment behind the approvals; the shelf never is.
-        Ok(shelf) => door.index.search(query, limit, |server, tool| shelf.has(server, tool)).map_err(|e| e.to_string()),
+    let found = match door.sight(identity) {
+        // The index may be a moment behind the approvals; what is asked here never is.
+        Ok(sight) => door.index.search(query, limit, |server, tool| sight.has(server, tool)).map_err(|e| e.to_string()),
         Err(e) => Err(e.to_string()),
     };
     match found {
@@ -148,19 +149,19 @@ pub(super) fn search(door: &Door, arguments: &Json, era: Era) -> Json {
     }
 }
 
-pub(super) fn describe(door: &Door, arguments: &Json, era: Era) -> Json {
+pub(super) fn describe(door: &Door, identity: &SessionIdentity, arguments: &Json, era: Era) -> Json {
     let (server, tool) = match target(arguments) {
         Ok(target) => target,
         Err(why) => return refusal(&format!("{why}."), era),
     };
-    let shelf = match door.shelf() {
-        Ok(shelf) => shelf,
+    let sight = match door.sight(identity) {
+        Ok(sight) => sight,
         Err(e) => {
             tracing::error!("the approved tools cannot be read: {e}");
             return refusal("The approved tools cannot be read. Ask the operator to look at `lazaret status`.", era);
         }
     };
-    match shelf.get(&server, &tool) {
+    match sight.get(&server, &tool) {
         Some(descriptor) => structured(descriptor.clone(), era),
         None => not_found(door, &server, &tool, era),
     }
