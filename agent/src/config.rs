@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -14,6 +15,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/lazaret/config.toml";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lazaret";
 pub const DEFAULT_RUN_DIR: &str = "/run/lazaret";
 pub const DEFAULT_ALLOWED_SIGNERS: &str = "/etc/lazaret/allowed_signers";
+/// In the run directory: the URL for HTTP clients, while the daemon serves them.
+pub const HTTP_URL_FILE: &str = "http.url";
 pub const DEFAULT_BPF_DIR: &str = "/sys/fs/bpf/lazaret";
 
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +120,7 @@ pub struct Config {
     pub clients: ClientsConfig,
     pub identity: IdentityConfig,
     pub proxy: ProxyConfig,
+    pub http: HttpConfig,
     pub rate: RateConfig,
     pub sandbox: SandboxConfig,
 }
@@ -199,6 +203,52 @@ pub struct ProxyConfig {
 impl Default for ProxyConfig {
     fn default() -> Self {
         Self { expose: Expose::Search, max_message_bytes: 4 << 20, max_depth: 64, call_timeout_secs: 120 }
+    }
+}
+
+/// The door for clients that speak MCP over HTTP; off unless `listen` is set.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// A loopback address and a port; port 0 takes any that is free (`lazaret status` says which).
+    pub listen: Option<SocketAddr>,
+    /// Origins of web pages that may use the door, beside those of this host; such as `https://app.example.com`.
+    pub allowed_origins: Vec<String>,
+    /// Seconds that a token lives if nothing else is asked for, and at most.
+    pub token_secs: u64,
+    pub max_token_secs: u64,
+}
+
+/// Tokens are short-lived: not even the configuration makes them last.
+const LONGEST_TOKEN: u64 = 3600;
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: None, allowed_origins: Vec::new(), token_secs: 600, max_token_secs: LONGEST_TOKEN }
+    }
+}
+
+impl HttpConfig {
+    fn check(&self) -> Result<(), String> {
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback()) {
+            return Err(format!(
+                "[http] listen is {listen}, which other hosts may reach; only loopback addresses are served, such as 127.0.0.1:7717"
+            ));
+        }
+        for origin in &self.allowed_origins {
+            if url::Url::parse(origin).map_or(true, |url| url.origin().ascii_serialization() != *origin) {
+                return Err(format!(
+                    "[http] allowed_origins: {origin:?} is not an origin; write scheme://host or scheme://host:port, without a path"
+                ));
+            }
+        }
+        if !(1..=LONGEST_TOKEN).contains(&self.max_token_secs) {
+            return Err(format!("[http] max_token_secs must be from 1 to {LONGEST_TOKEN}"));
+        }
+        if !(1..=self.max_token_secs).contains(&self.token_secs) {
+            return Err("[http] token_secs must be from 1 to max_token_secs".into());
+        }
+        Ok(())
     }
 }
 
@@ -297,6 +347,9 @@ impl Config {
         if self.proxy.max_message_bytes < 64 << 10 {
             return bad("[proxy] max_message_bytes must be at least 65536");
         }
+        if let Err(what) = self.http.check() {
+            return bad(&what);
+        }
         Ok(())
     }
 }
@@ -364,6 +417,27 @@ mod tests {
     fn evidence_modes_are_read() {
         let config = Config::parse("[kernel.evidence]\nhandshake = \"hold\"\n", Path::new("c")).unwrap();
         assert_eq!(config.kernel.evidence[&Evidence::Handshake], Mode::Hold);
+    }
+
+    #[test]
+    fn http_is_off_and_on_loopback_only() {
+        let http =
+            |text: &str| Config::parse(&format!("[http]\n{text}"), Path::new("c.toml")).map(|config| config.http);
+        assert_eq!(Config::default().http.listen, None);
+        for good in ["127.0.0.1:7717", "127.9.9.9:1", "[::1]:0"] {
+            assert_eq!(http(&format!("listen = {good:?}")).unwrap().listen, Some(good.parse().unwrap()));
+        }
+        for bad in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "localhost:80", "127.0.0.1", "[::ffff:127.0.0.1]:80"] {
+            assert!(http(&format!("listen = {bad:?}")).is_err(), "{bad}");
+        }
+        assert!(http("allowed_origins = [\"https://app.example.com\", \"http://x:8080\"]").is_ok());
+        for bad in ["*", "null", "https://app.example.com/", "app.example.com", "HTTPS://App.example.com", "file:///x"]
+        {
+            assert!(http(&format!("allowed_origins = [{bad:?}]")).is_err(), "{bad}");
+        }
+        assert!(http("token_secs = 3600\nmax_token_secs = 60").is_err());
+        assert!(http("max_token_secs = 3601").is_err());
+        assert!(http("token_secs = 0").is_err());
     }
 
     proptest::proptest! {

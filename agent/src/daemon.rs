@@ -23,7 +23,7 @@ use crate::admission::{Admission, AdmissionError, ClientWatch};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::{Config, Mode, Paths, Scope};
 use crate::identity::measure::Digests;
-use crate::identity::{AgentKey, IdentityError, Registry};
+use crate::identity::{AgentKey, IdentityError, Registry, TokenLimits, Tokens};
 use crate::kernel::endpoints::Endpoints;
 use crate::kernel::shadow::{ShadowError, Shadows};
 use crate::kernel::{Backend, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
@@ -88,6 +88,10 @@ pub struct App {
     pub admission: Arc<Admission>,
     pub index: Arc<SearchIndex>,
     pub gates: Arc<Gates>,
+    pub tokens: Arc<Tokens>,
+    /// Where HTTP clients reach the door.
+    pub http_url: Option<String>,
+    pub http_address: Option<std::net::SocketAddr>,
     pub sandbox: Arc<Sandbox>,
     pub hub: Arc<Hub>,
     pub kernel: Arc<Guard>,
@@ -114,8 +118,10 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let store = Arc::new(Store::open(&paths.database())?);
     let api_socket = crate::api::server::bind(&paths)?;
     let mcp_socket = crate::proxy::bind(&paths.mcp_socket())?;
+    let http = config.http.listen.map(crate::proxy::http::bind).transpose()?;
+    publish_url(&paths, http.as_ref())?;
 
-    let (app, events) = build(paths, config, store)?;
+    let (app, events) = build(paths, config, store, http.as_ref())?;
     let app = Arc::new(app);
     // Without a log nothing may be permitted; what was asked for the end holds for this end too.
     if let Err(e) = open_log(&app) {
@@ -146,6 +152,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let mut remotes = Endpoints::default();
     remotes.learn(&app.clients.current());
     app.kernel.set_endpoints(&remotes.addresses())?;
+    let door = crate::proxy::door::Door::of(&app);
     let tasks = [
         tokio::spawn(endpoints::follow(app.clone(), remotes, cancel.clone())),
         tokio::spawn(clients::follow_changes(app.clone(), cancel.clone())),
@@ -155,7 +162,8 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
         tokio::spawn(crate::identity::follow_expiry(app.registry.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
-        tokio::spawn(crate::proxy::serve(app.clone(), mcp_socket, cancel.clone())),
+        tokio::spawn(crate::proxy::serve(app.clone(), door.clone(), mcp_socket, cancel.clone())),
+        tokio::spawn(crate::proxy::http::serve(app.clone(), door, http, cancel.clone())),
     ];
     summary::print(&app).await;
     notify("READY=1");
@@ -176,6 +184,9 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     }
     let stopped = app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon stopped"));
     end_kernel(&app, detach_on_exit);
+    if let Err(e) = publish_url(&app.paths, None) {
+        tracing::debug!("{e}");
+    }
     for socket in [app.paths.admin_socket(), app.paths.mcp_socket()] {
         if let Err(e) = std::fs::remove_file(&socket) {
             tracing::debug!(path = %socket.display(), "cannot remove the socket: {e}");
@@ -200,7 +211,12 @@ fn open_log(app: &App) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
+fn build(
+    paths: Paths,
+    config: Config,
+    store: Arc<Store>,
+    http: Option<&crate::proxy::http::HttpListener>,
+) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
     let audit = Arc::new(AuditLog::new(store.clone()));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
     let registry = Registry::new(store.clone(), audit.clone());
@@ -234,6 +250,8 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
     let shadows = Arc::new(Shadows::new(store.clone(), audit.clone(), admission.clone(), guard.clone()));
     let clients = Arc::new(ClientWatch::start(&config.clients.homes, &config.clients.projects, &paths.run_dir)?);
     clients::teach(&clients, &shadows);
+    let limits = TokenLimits { default_secs: config.http.token_secs, max_secs: config.http.max_token_secs };
+    let tokens = Arc::new(Tokens::new(http.map(|http| http.url()), limits));
     let app = App {
         config,
         paths,
@@ -244,6 +262,9 @@ fn build(paths: Paths, config: Config, store: Arc<Store>) -> Result<(App, mpsc::
         admission,
         index,
         gates,
+        tokens,
+        http_url: http.map(|http| http.url()),
+        http_address: http.map(|http| http.address()),
         sandbox,
         hub,
         kernel: guard,
@@ -270,6 +291,25 @@ fn private_dir(path: &Path, mode: u32, flag: &'static str) -> Result<(), DaemonE
     let failed = |source| DaemonError::Directory { path: path.into(), flag, source };
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+/// Says where HTTP clients go before any client config is read: an entry that names it is no way around the door.
+fn publish_url(paths: &Paths, http: Option<&crate::proxy::http::HttpListener>) -> Result<(), DaemonError> {
+    let path = paths.run_dir.join(crate::config::HTTP_URL_FILE);
+    let published = match http {
+        // Made anew: what lies there may be a link.
+        Some(http) => std::fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| {
+            let mut file = std::fs::File::options().write(true).create_new(true).open(&path)?;
+            file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            std::io::Write::write_all(&mut file, format!("{}\n", http.url()).as_bytes())
+        }),
+        None => std::fs::remove_file(&path).or_else(absent_is_fine),
+    };
+    published.map_err(|source| DaemonError::Directory { path, flag: "--run-dir", source })
+}
+
+fn absent_is_fine(e: std::io::Error) -> std::io::Result<()> {
+    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }
 
 /// The operators' socket. Without it nobody can decide anything, so its end is the daemon's end.
@@ -299,6 +339,10 @@ async fn follow_events(
             app.kernel.expect_servers();
             let app = app.clone();
             tokio::task::spawn_blocking(move || clients::learn_from(&app, &event));
+            continue;
+        }
+        // A client that uses the door goes around nothing.
+        if event.is_use_of(app.http_address) {
             continue;
         }
         write_down(&app, event).await;

@@ -205,6 +205,12 @@ pub struct StatusView {
     pub state_dir: PathBuf,
     pub mcp_socket: PathBuf,
     pub admin_socket: PathBuf,
+    /// Where HTTP clients reach the door; none where that is off.
+    #[serde(default)]
+    pub http_url: Option<String>,
+    /// Tokens of HTTP clients that are in force.
+    #[serde(default)]
+    pub tokens: usize,
     pub daemon_did: String,
     pub daemon_fingerprint: String,
 }

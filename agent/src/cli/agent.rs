@@ -2,10 +2,10 @@
 
 mod enroll;
 
-use super::args::agent::AgentCommand;
+use super::args::agent::{AgentCommand, AgentTokenCommand};
 use super::instance::{Human, Instance};
 use super::out::{self, Rows, plain, state};
-use super::{CliError, when};
+use super::{CliError, token, when};
 use crate::api::client::{AdminClient, escape};
 use crate::api::types::{Done, Revoke, StatusView, Why};
 use crate::identity::{Address, Agent};
@@ -27,6 +27,8 @@ pub async fn run(instance: &Instance, command: AgentCommand) -> Result<(), CliEr
             let path = path(instance, &args.address, "resume").await?;
             say(&admin.post::<Agent>(&path, &Done {}).await?)
         }
+        AgentCommand::Token(AgentTokenCommand::List(args)) => token::list(&admin, args.json.json).await,
+        AgentCommand::Token(AgentTokenCommand::Revoke(args)) => token::revoke(&admin, &args.id).await,
         AgentCommand::Revoke(args) => {
             let path = path(instance, &args.address, "revoke").await?;
             say(&admin.post::<Agent>(&path, &Revoke { reason: args.reason }).await?)

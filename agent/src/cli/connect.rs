@@ -1,5 +1,7 @@
 //! `lazaret connect`: stdout belongs to the MCP client, so that nothing else is ever written there.
 
+use std::path::PathBuf;
+
 use super::CliError;
 use super::args::client::ConnectArgs;
 use super::instance::Instance;
@@ -8,13 +10,22 @@ use crate::proxy::{ConnectError, connector};
 
 pub async fn run(instance: &Instance, args: ConnectArgs) -> Result<(), CliError> {
     let address: Address = args.agent.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
-    let key = match args.key {
-        Some(key) => key,
-        None => identity::default_key_path(&address).map_err(|e| CliError::Configuration(e.to_string()))?,
-    };
-    connector::run(&address, &key, &instance.paths.mcp_socket()).await.map_err(|e| match e {
+    let key = key_of(&address, args.key)?;
+    connector::run(&address, &key, &instance.paths.mcp_socket()).await.map_err(failed)
+}
+
+/// The key file that was named, or where that agent's is.
+pub(super) fn key_of(address: &Address, named: Option<PathBuf>) -> Result<PathBuf, CliError> {
+    match named {
+        Some(key) => Ok(key),
+        None => identity::default_key_path(address).map_err(|e| CliError::Configuration(e.to_string())),
+    }
+}
+
+pub(super) fn failed(e: ConnectError) -> CliError {
+    match e {
         ConnectError::Unreachable { .. } | ConnectError::Lost => CliError::Unreachable(e.to_string()),
         ConnectError::Refused { .. } | ConnectError::Challenge { .. } => CliError::NotPermitted(e.to_string()),
         ConnectError::Key { .. } => CliError::Configuration(e.to_string()),
-    })
+    }
 }

@@ -20,6 +20,7 @@ mod server;
 mod shadow;
 mod status;
 mod talk;
+mod token;
 mod tool;
 
 pub use error::CliError;
@@ -29,7 +30,7 @@ use instance::Instance;
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> Result<(), CliError> {
-    if matches!(cli.command, Command::Connect(_)) {
+    if matches!(cli.command, Command::Connect(_) | Command::Token(_)) {
         crate::proxy::connector::settle();
     }
     let instance = Instance::new(cli.globals);
@@ -46,6 +47,7 @@ async fn run_verb(instance: &Instance, command: Command) -> Result<(), CliError>
         Command::Status(args) => status::run(instance, &args).await,
         Command::Doctor(args) => doctor::run(instance, &args).await,
         Command::Connect(args) => connect::run(instance, args).await,
+        Command::Token(args) => token::run(instance, args).await,
         Command::Client(command) => client::run(instance, command).await,
         Command::Inventory(args) => inventory::run(instance, &args).await,
         Command::Shadow(command) => shadow::run(instance, command).await,

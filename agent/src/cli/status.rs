@@ -74,6 +74,9 @@ fn text(status: &StatusView) -> String {
         "sockets",
         format!("{} (agents), {} (operators)", status.mcp_socket.display(), status.admin_socket.display()),
     );
+    if let Some(url) = &status.http_url {
+        field("http", format!("{url}, {} tokens in force", status.tokens));
+    }
     field("state", format!("{}, configured by {}", status.state_dir.display(), status.config.display()));
     field("identity", format!("{} {}", status.daemon_did, status.daemon_fingerprint));
     lines.join("\n")

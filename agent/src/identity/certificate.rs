@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::challenge::{self, Hello, Proof};
 use super::signed::{self, CallSignature};
-use super::{Address, PublicKey, Signature};
+use super::{Address, PublicKey, Signature, TokenWish};
 use crate::audit::Record;
 
 /// The proof of a challenge, with what it was signed over.
@@ -23,6 +23,9 @@ pub struct Certificate {
     pub nonces: [String; 2],
     pub session_pub: PublicKey,
     pub exp: i64,
+    /// It was made for a token, not for a session on the socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenWish>,
     pub sig: Signature,
 }
 
@@ -35,6 +38,7 @@ impl Certificate {
             nonces: [hello.nonce.clone(), proof.nonce.clone()],
             session_pub: proof.session_pub,
             exp: proof.exp,
+            token: proof.token,
             sig: proof.sig,
         }
     }
@@ -60,7 +64,9 @@ pub struct ProvenCall {
 pub enum NotProven {
     #[error("the call's record has no signature: it came over a transport that signs no calls")]
     Unsigned,
-    #[error("the two records are not of one session: give the record of the connection that the call's `session` names")]
+    #[error(
+        "the two records are not of one session: give the record of the connection that the call's `session` names"
+    )]
     OtherSession,
     #[error("a record cannot be read as one of a signed session: {0}; it was altered, or another release wrote it")]
     Malformed(&'static str),
@@ -87,7 +93,8 @@ pub fn verify_call(connected: &Record, intent: &Record) -> Result<ProvenCall, No
         return Err(NotProven::OtherSession);
     };
     certificate.verify()?;
-    let named = [&connected.agent, &intent.agent].iter().all(|agent| agent.as_deref() == Some(certificate.agent.as_str()));
+    let named =
+        [&connected.agent, &intent.agent].iter().all(|agent| agent.as_deref() == Some(certificate.agent.as_str()));
     if !named || certificate.session_pub != signature.session_pub {
         return Err(NotProven::Certificate);
     }
@@ -134,7 +141,7 @@ mod tests {
             (AgentKey::generate().unwrap(), AgentKey::generate().unwrap(), AgentKey::generate().unwrap());
         let hello = Hello { v: 2, aud: daemon.public().did(), nonce: "a".repeat(64), daemon_pub: daemon.public() };
         let address = "claude@acme.lazaret.local".parse().unwrap();
-        let proof = challenge::prove(&hello, &address, &agent, session.public(), "b".repeat(64), 1_800_000_000);
+        let proof = challenge::prove(&hello, &address, &agent, session.public(), "b".repeat(64), 1_800_000_000, None);
         let line_digest = format!("sha256:{}", "0".repeat(64));
         let signature = CallSignature {
             session_pub: session.public(),

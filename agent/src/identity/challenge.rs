@@ -6,10 +6,14 @@
 //! daemon    -> welcome  the session; signed with the daemon's key    (or: refused, why, what to do)
 //! ```
 //!
+//! Who wants a token for an HTTP client says so in the proof; then the daemon's last message is the token, and no session
+//! follows.
+//!
 //! One JSON object a line. Each signature covers both nonces and names the one whom it is for,
 //! under a prefix of its own, so that none serves on another connection, for another daemon, or
 //! in the other direction. A nonce lives as long as its connection: there is nothing to replay.
 
+mod issue;
 mod lines;
 mod wire;
 
@@ -20,6 +24,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+pub use issue::{ask_token, issue};
 pub(super) use wire::certified_text;
 #[cfg(test)]
 pub(super) use wire::prove;
@@ -28,7 +33,7 @@ pub use wire::{Hello, Message, Proof, Welcome};
 use super::signed::LineSigner;
 use super::{
     Address, AgentKey, Certificate, KeyError, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
-    SessionIdentity, Strange,
+    SessionIdentity, Strange, TokenWish, Transport,
 };
 use crate::audit::{AuditError, Entry, Kind, Outcome};
 
@@ -92,11 +97,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let exchange = async {
-        let process = match process.map(|process| at_the_disk(|| process.as_ref().map_err(Clone::clone).and_then(known))) {
-            None => None,
-            Some(Ok(process)) => Some(process),
-            Some(Err(strange)) => return refuse(writer, registry, peer, strange.into()).await,
-        };
+        let process =
+            match process.map(|process| at_the_disk(|| process.as_ref().map_err(Clone::clone).and_then(known))) {
+                None => None,
+                Some(Ok(process)) => Some(process),
+                Some(Err(strange)) => return refuse(writer, registry, peer, strange.into()).await,
+            };
         let hello = Hello { v: VERSION, aud: daemon.public().did(), nonce: nonce()?, daemon_pub: daemon.public() };
         lines::send(writer, &Message::Hello(hello.clone())).await?;
         let proof = match lines::receive(reader).await {
@@ -124,6 +130,8 @@ where
                     signs: true,
                     signature: None,
                     witness: None,
+                    transport: Transport::Unix,
+                    wish: proof.token,
                 };
                 at_the_disk(|| record_welcome(registry, &identity, &Certificate::of(&hello, &proof)))?;
                 let sig = daemon.sign(&wire::welcome_text(&hello, &proof, &session));
@@ -148,6 +156,21 @@ where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    prove_for(reader, writer, agent, key, expected, None).await
+}
+
+async fn prove_for<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    agent: &Address,
+    key: &AgentKey,
+    expected: Option<&PublicKey>,
+    token: Option<TokenWish>,
+) -> Result<Session, ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let exchange = async {
         let hello = match lines::receive(reader).await? {
             Message::Hello(hello) => hello,
@@ -163,7 +186,7 @@ where
         }
         let session_key = AgentKey::generate()?;
         let exp = Timestamp::now().as_second() + PROOF_LIFETIME.as_secs() as i64;
-        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp);
+        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp, token);
         lines::send(writer, &Message::Proof(proof.clone())).await?;
         match lines::receive(reader).await? {
             Message::Welcome(Welcome { session, sig }) => {
@@ -288,7 +311,8 @@ fn record_welcome(
         "certificate": certificate,
     });
     let agent = identity.address.as_str();
-    let entry = Entry::new(Kind::Agent, Outcome::Permit, agent).agent(agent).reason("connected").detail(detail);
+    let why = if identity.wish.is_some() { "proved its key for a token" } else { "connected" };
+    let entry = Entry::new(Kind::Agent, Outcome::Permit, agent).agent(agent).reason(why).detail(detail);
     registry.audit().record(entry).map(drop)
 }
 

@@ -15,6 +15,7 @@ mod peer;
 mod registry;
 mod session;
 pub mod signed;
+mod token;
 pub mod vouch;
 
 pub use actions::{Action, ActionError, Actions};
@@ -28,5 +29,6 @@ pub use registry::{
     Agent, AgentState, Amendment, CallLimits, Draft, Enrolment, Measured, NotActive, Registry, RegistryError,
     Revocation, RevocationReason, Step, Vouch, follow_expiry,
 };
-pub use session::{Peer, Session, SessionIdentity};
+pub use session::{Peer, Session, SessionIdentity, Transport};
+pub use token::{Bearer, Grant, IssuedToken, TokenLimits, TokenRefused, TokenView, TokenWish, Tokens};
 pub use vouch::{VouchDocument, VouchError, Vouched};

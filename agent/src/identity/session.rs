@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::measure::Witness;
 use super::signed::{CallSignature, LineSigner, LineVerifier};
-use super::{Address, Measurement, PublicKey, Strange};
+use super::{Address, Measurement, PublicKey, Strange, TokenWish};
 
 /// The process behind a socket, as the kernel names it (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,29 @@ pub struct Peer {
     pub pid: Option<i32>,
 }
 
-/// An agent that has proven its key on this connection. Only [`super::challenge::accept`] makes
-/// one; whether the agent is still active is asked anew at every call.
+/// How an agent reaches the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// `mcp.sock`, by the connector.
+    #[default]
+    Unix,
+    /// Loopback HTTP, with a token.
+    Http,
+}
+
+impl Transport {
+    /// As policies see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unix => "unix",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// An agent that has proven its key on this connection, or holds a token that was given to one that had. Only
+/// [`super::challenge::accept`] and [`super::Tokens`] make one; whether the agent is still active is asked anew at
+/// every call.
 #[derive(Debug, Clone)]
 pub struct SessionIdentity {
     pub(super) address: Address,
@@ -31,6 +52,9 @@ pub struct SessionIdentity {
     /// Of the line that this call came on.
     pub(super) signature: Option<CallSignature>,
     pub(super) witness: Option<Arc<Witness>>,
+    pub(super) transport: Transport,
+    /// What the proof asked for in place of a session.
+    pub(super) wish: Option<TokenWish>,
 }
 
 impl SessionIdentity {
@@ -115,6 +139,22 @@ impl SessionIdentity {
         }
     }
 
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The token that is to be issued; there is no session then.
+    pub fn wish(&self) -> Option<TokenWish> {
+        self.wish
+    }
+
+    #[cfg(test)]
+    pub fn of_uid(mut self, uid: u32, session: &str) -> Self {
+        self.peer.uid = uid;
+        self.session = session.into();
+        self
+    }
+
     #[cfg(test)]
     pub fn for_test(address: &Address, key: &PublicKey) -> Self {
         Self {
@@ -127,6 +167,8 @@ impl SessionIdentity {
             signs: false,
             signature: None,
             witness: None,
+            transport: Transport::Unix,
+            wish: None,
         }
     }
 

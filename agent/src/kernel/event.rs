@@ -74,6 +74,19 @@ pub struct KernelEvent {
     pub was_running: bool,
 }
 
+impl KernelEvent {
+    /// Whether a process that nothing else convicts reached for the daemon's own `door` on loopback.
+    pub fn is_use_of(&self, door: Option<SocketAddr>) -> bool {
+        let reached = self.address.as_ref().and_then(|address| address.parse::<SocketAddr>().ok());
+        let reached = reached.map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()));
+        self.kind == EventKind::Connect
+            && self.action == Action::Observed
+            && self.evidence == [Evidence::Connect]
+            && reached.is_some()
+            && reached == door
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DecodeError {
     #[error("the event has {0} bytes, fewer than its head")]

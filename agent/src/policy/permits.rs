@@ -211,7 +211,7 @@ impl<'a> Unrevoked<'a> {
             tool: &routed.tool,
             arguments: &wish.arguments,
             arguments_digest: &wish.digest,
-            transport: "unix",
+            transport: routed.registered.session.transport().as_str(),
             uid: routed.registered.session.uid(),
         };
         let grounds = engine.judge(&facts).map_err(|refusal| Denied {

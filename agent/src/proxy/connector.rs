@@ -20,7 +20,7 @@ use self::link::Link;
 use self::stdio::Stdio;
 use super::envelope::{self, Limits, Message, Reply, RequestId};
 use super::framing::Line;
-use crate::identity::{Address, AgentKey, ChallengeError, KeyError};
+use crate::identity::{Address, AgentKey, ChallengeError, IssuedToken, KeyError, TokenWish};
 
 /// How long a daemon that restarts is waited for: at the start, and in the middle of a session.
 const PATIENCE_START: Duration = Duration::from_secs(1);
@@ -77,6 +77,12 @@ pub async fn run(agent: &Address, key: &Path, socket: &Path) -> Result<(), Conne
             Err(e)
         }
     }
+}
+
+/// Asks the daemon for a token: the key is proven as for a session, and there is none.
+pub async fn token(agent: &Address, key: &Path, socket: &Path, wish: TokenWish) -> Result<IssuedToken, ConnectError> {
+    let key = AgentKey::load(key).map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
+    Link::ask_token(agent, &key, socket, wish).await
 }
 
 async fn serve(agent: &Address, key: &Path, socket: &Path, stdio: &mut Stdio) -> Result<(), ConnectError> {

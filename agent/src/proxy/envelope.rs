@@ -13,6 +13,8 @@ pub const INVALID_REQUEST: i32 = -32600;
 pub const METHOD_NOT_FOUND: i32 = -32601;
 pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
+/// MCP 2026-07-28 over HTTP: the headers do not say what the body says.
+pub const HEADER_MISMATCH: i32 = -32020;
 /// MCP 2026-07-28: the request's protocol version is not served.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 

@@ -41,6 +41,8 @@ pub enum ListenError {
     InUse { path: PathBuf },
     #[error("cannot listen at {}: {what} lies there and was left as it is; move it away, or choose another --run-dir", path.display())]
     Foreign { path: PathBuf, what: &'static str },
+    #[error("cannot listen at {address}: {source}; choose another port under [http], or stop what listens there")]
+    Http { address: std::net::SocketAddr, source: io::Error },
     #[error("cannot listen at {}: {source}; check that the directory exists and is writable, and that the path is shorter than 108 bytes", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -74,8 +76,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, ListenError> {
 }
 
 /// Serves until `cancel`; sessions that are open then are ended.
-pub async fn serve(app: Arc<App>, listener: UnixListener, cancel: CancellationToken) {
-    let door = Door::of(&app);
+pub async fn serve(app: Arc<App>, door: Arc<Door>, listener: UnixListener, cancel: CancellationToken) {
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let unproven = Arc::new(Semaphore::new(MAX_UNPROVEN));
     let crowd = Arc::new(Crowd::default());
@@ -131,9 +132,9 @@ pub async fn serve(app: Arc<App>, listener: UnixListener, cancel: CancellationTo
 
 /// How many connections each uid has.
 #[derive(Default)]
-struct Crowd(Mutex<HashMap<u32, usize>>);
+pub(super) struct Crowd(Mutex<HashMap<u32, usize>>);
 
-struct Seat {
+pub(super) struct Seat {
     crowd: Arc<Crowd>,
     uid: u32,
 }
@@ -143,7 +144,7 @@ impl Crowd {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(crowd: &Arc<Self>, uid: u32) -> Option<Seat> {
+    pub(super) fn join(crowd: &Arc<Self>, uid: u32) -> Option<Seat> {
         let mut counts = crowd.counts();
         let count = counts.entry(uid).or_default();
         if *count >= MAX_PER_UID {
@@ -195,6 +196,17 @@ async fn connection(
         Err(e) => return tracing::info!(uid = peer.uid, pid = peer.pid, "a connection was refused: {e}"),
     };
     let agent = identity.address().clone();
+    if identity.wish().is_some() {
+        let (tokens, registry) = (app.tokens.clone(), app.registry.clone());
+        let minted = tokio::task::spawn_blocking(move || tokens.mint(&registry, &identity)).await;
+        return match minted {
+            Ok(minted) => match challenge::issue(&mut write, minted).await {
+                Ok(()) => tracing::debug!(%agent, uid = peer.uid, "a token was asked for"),
+                Err(e) => tracing::info!(%agent, uid = peer.uid, "a token could not be handed over: {e}"),
+            },
+            Err(e) => tracing::error!(%agent, "issuing a token failed: {e}"),
+        };
+    }
     tracing::debug!(%agent, uid = peer.uid, pid = peer.pid, "connected");
     let shown = Arc::new(ShownTo::new(door.clone(), &identity));
     let identity = identity.witnessed(Arc::new(Witness::new(process, app.digests.clone(), shown)));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! connector -- mcp.sock -- listener: challenge -- session -- forward: gates -- hub -- upstream -- cage
+//! HTTP client -- loopback -- http: token ---------/
 //! ```
 //!
 //! Nothing else in the house knows MCP's framing. Invariants: what is forwarded is the very value
@@ -13,6 +14,7 @@ pub mod door;
 pub mod envelope;
 mod forward;
 pub mod framing;
+pub mod http;
 pub mod hub;
 pub mod json;
 pub mod listener;

@@ -5,6 +5,7 @@
 //! cancelled at the servers.
 
 mod call;
+mod inbox;
 mod listing;
 mod methods;
 mod tools;
@@ -17,17 +18,17 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::inbox::{Heard, Inbox};
 use self::methods::Era;
 use super::door::Door;
 use super::envelope::{self, Malformed, Message, Reply, RequestId};
-use super::framing::{Line, LineReader};
 use super::json::Json;
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
-use crate::identity::signed::{self, BadLine, CallSignature, LineVerifier};
+use crate::identity::signed::{BadLine, CallSignature};
 
 /// Calls of one session that may be in flight; one more is refused.
-const MAX_IN_FLIGHT: usize = 64;
+pub(super) const MAX_IN_FLIGHT: usize = 64;
 /// Lines that may wait for a client that does not read.
 const QUEUE: usize = 256;
 
@@ -52,19 +53,9 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    // Dropped last: when the containers of this session end, its calls have gone.
-    let _lease = door.hub.open_session(&identity);
     let (outgoing, mut queue) = mpsc::channel::<String>(QUEUE);
-    let mut session = Session {
-        identity: Arc::new(identity),
-        door,
-        outgoing,
-        calls: JoinSet::new(),
-        places: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-        in_flight: HashMap::new(),
-        initialized: None,
-        ready: false,
-    };
+    let inbox = Inbox::lines(reader, identity.verifier(), door.limits());
+    let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let write = async {
         while let Some(mut lines) = queue.recv().await {
             while let Ok(more) = queue.try_recv() {
@@ -75,13 +66,52 @@ where
         }
         std::io::Result::Ok(())
     };
-    let (door, identity) = (session.door.clone(), session.identity.clone());
+    let session = hold(door, Arc::new(identity), inbox, outgoing, places, cancel);
+    tokio::select! {
+        biased;
+        end = session => end,
+        written = write => End::Broken(written.err().map_or_else(|| "nothing more to write".into(), |e| e.to_string())),
+    }
+}
+
+/// The same for a transport with framing of its own: messages that passed the envelope come in, lines go out. The
+/// session ends with `messages`. `places` may be shared by several sessions of one agent.
+pub(super) async fn serve_messages(
+    door: Arc<Door>,
+    identity: Arc<SessionIdentity>,
+    messages: mpsc::Receiver<Message>,
+    outgoing: mpsc::Sender<String>,
+    places: Arc<Semaphore>,
+    cancel: CancellationToken,
+) -> End {
+    hold(door, identity, Inbox::<tokio::io::Empty>::Messages(messages), outgoing, places, cancel).await
+}
+
+async fn hold<R: AsyncRead + Unpin>(
+    door: Arc<Door>,
+    identity: Arc<SessionIdentity>,
+    inbox: Inbox<R>,
+    outgoing: mpsc::Sender<String>,
+    places: Arc<Semaphore>,
+    cancel: CancellationToken,
+) -> End {
+    // Dropped last: when the containers of this session end, its calls have gone.
+    let _lease = door.hub.open_session(&identity);
+    let mut session = Session {
+        identity: identity.clone(),
+        door: door.clone(),
+        outgoing,
+        calls: JoinSet::new(),
+        places,
+        in_flight: HashMap::new(),
+        initialized: None,
+        ready: false,
+    };
     tokio::select! {
         // First, and apart from the work: a client that reads nothing must not put it off.
         biased;
         end = ended(&door, &identity, cancel) => end,
-        end = session.run(reader) => end,
-        written = write => End::Broken(written.err().map_or_else(|| "nothing more to write".into(), |e| e.to_string())),
+        end = session.run(inbox) => end,
     }
 }
 
@@ -97,17 +127,6 @@ async fn ended(door: &Door, identity: &SessionIdentity, cancel: CancellationToke
             () = cancel.cancelled() => return End::Stopping,
             changed = agents.changed() => if changed.is_err() { return End::Stopping },
         }
-    }
-}
-
-/// The line that was signed, and the signature; the line as it is where lines are not signed.
-fn unwrap(verifier: &mut Option<LineVerifier>, line: Line) -> Result<(Line, Option<CallSignature>), BadLine> {
-    let Some(verifier) = verifier else { return Ok((line, None)) };
-    match line {
-        Line::Text(framed) => {
-            verifier.open(&framed).map(|(line, signature)| (Line::Text(line), Some(signature)))
-        }
-        Line::TooLong(head) => Ok((Line::TooLong(verifier.pass_over(&head)?), None)),
     }
 }
 
@@ -127,10 +146,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run<R: AsyncRead + Unpin>(&mut self, reader: R) -> End {
-        let header = if self.identity.verifier().is_some() { signed::MAX_HEADER } else { 0 };
-        let mut lines = LineReader::new(reader, self.door.config.max_message_bytes + header);
-        let mut verifier = self.identity.verifier();
+    async fn run<R: AsyncRead + Unpin>(&mut self, mut inbox: Inbox<R>) -> End {
         let (mut admitted, mut agents) = (self.door.admission.changes(), self.door.registry.changes());
         let (door, identity) = (self.door.clone(), self.identity.clone());
         let mut seen = door.sight(&identity).unwrap_or_default();
@@ -141,11 +157,9 @@ impl Session {
                 () = door.tools_changed(&identity, (&mut admitted, &mut agents), &mut seen), if self.announces() => {
                     self.send(envelope::notification_line("notifications/tools/list_changed", None)).await;
                 }
-                line = lines.next() => match line {
-                    Ok(Some(line)) => match unwrap(&mut verifier, line) {
-                        Ok((line, signature)) => self.take(line, signature).await,
-                        Err(bad) => return self.distrust(&bad),
-                    },
+                heard = inbox.next() => match heard {
+                    Ok(Some(Ok(Heard { message, signature }))) => self.take(message, signature).await,
+                    Ok(Some(Err(bad))) => return self.distrust(&bad),
                     Ok(None) => return End::Left,
                     Err(e) => return End::Broken(e.to_string()),
                 }
@@ -188,13 +202,7 @@ impl Session {
         End::NotActive(bad.to_string())
     }
 
-    async fn take(&mut self, line: Line, signature: Option<CallSignature>) {
-        let limits = self.door.limits();
-        let message = match line {
-            Line::Text(text) if text.iter().all(u8::is_ascii_whitespace) => return,
-            Line::Text(text) => envelope::read(&text, &limits),
-            Line::TooLong(head) => Err(Malformed::too_long(limits.max_message_bytes).of(&head)),
-        };
+    async fn take(&mut self, message: Result<Message, Malformed>, signature: Option<CallSignature>) {
         match message {
             Ok(Message::Request { id, method, params }) => self.request(id, &method, params, signature).await,
             Ok(Message::Notification { method, params }) => self.notification(&method, params.as_ref()),
@@ -226,13 +234,7 @@ impl Session {
         }
     }
 
-    async fn request(
-        &mut self,
-        id: RequestId,
-        method: &str,
-        params: Option<Json>,
-        signature: Option<CallSignature>,
-    ) {
+    async fn request(&mut self, id: RequestId, method: &str, params: Option<Json>, signature: Option<CallSignature>) {
         let era = match Era::of(method, params.as_ref(), self.initialized) {
             Ok(era) => era,
             Err(error) => return self.reply(Some(&id), &Reply::Error(error)).await,

@@ -1,8 +1,11 @@
 //! Reads every config that there is. A file that did not change is not read again.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use url::{Host, Url};
 
 use super::super::files::{self, Stamp};
 use super::places::{self, Place};
@@ -41,6 +44,7 @@ pub(in crate::admission) fn scan_with(
     let mut reader = Reader {
         cache,
         run_dir,
+        http: http_door(run_dir),
         seen: HashSet::new(),
         found: Vec::new(),
         files: Vec::new(),
@@ -83,6 +87,8 @@ pub(in crate::admission) fn scan_with(
 struct Reader<'a> {
     cache: &'a mut Cache,
     run_dir: &'a Path,
+    /// Where this instance's daemon serves HTTP clients.
+    http: Option<SocketAddr>,
     seen: HashSet<PathBuf>,
     found: Vec<(PathBuf, PathBuf)>,
     files: Vec<ClientFile>,
@@ -140,7 +146,7 @@ impl Reader<'_> {
                 file.ancestors().nth(above).into_iter().for_each(|plugin| plugins::place(server, plugin));
             }
             expand::server(server, place.home.as_deref());
-            server.door = is_door(server, self.run_dir);
+            server.door = is_door(server, self.run_dir) || is_http_door(server, self.http);
         }
         let error = error.map(|what| format!("{}: {what}", place.path.display()));
         Some(ClientFile {
@@ -229,6 +235,27 @@ fn is_door(server: &ClientServer, run_dir: &Path) -> bool {
     real.file_name().is_some_and(|name| name == "lazaret")
         && std::fs::metadata(&real)
             .is_ok_and(|meta| meta.is_file() && (meta.uid() == 0 || meta.uid() == own) && meta.mode() & 0o002 == 0)
+}
+
+/// What the daemon says in its own directory, where nobody else can write.
+fn http_door(run_dir: &Path) -> Option<SocketAddr> {
+    let text = std::fs::read_to_string(run_dir.join(config::HTTP_URL_FILE)).ok()?;
+    authority(text.trim())
+}
+
+/// Whether an entry names that very address: another spelling may lead to another's port.
+fn is_http_door(server: &ClientServer, http: Option<SocketAddr>) -> bool {
+    server.command.is_none() && http.is_some() && server.url.as_deref().and_then(authority) == http
+}
+
+fn authority(url: &str) -> Option<SocketAddr> {
+    let url = Url::parse(url).ok().filter(|url| url.scheme() == "http" && url.username().is_empty())?;
+    let ip = match url.host()? {
+        Host::Ipv4(ip) => IpAddr::V4(ip),
+        Host::Ipv6(ip) => IpAddr::V6(ip),
+        Host::Domain(_) => return None,
+    };
+    Some(SocketAddr::new(ip, url.port_or_known_default()?))
 }
 
 /// Whether the connector would go to the sockets in `run_dir`, and to no others. An option wins

@@ -255,6 +255,34 @@ fn only_a_real_connector_is_the_door() {
 }
 
 #[test]
+fn the_daemon_s_own_url_is_the_door_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (home, run) = (dir.path().join("home"), dir.path().join("run"));
+    std::fs::create_dir(&home).unwrap();
+    std::fs::create_dir(&run).unwrap();
+    let door = |url: &str| {
+        let text = format!(r#"{{"mcpServers":{{"x":{{"type":"http","url":"{url}"}}}}}}"#);
+        std::fs::write(home.join(".claude.json"), text).unwrap();
+        let scan = scan(std::slice::from_ref(&home), &[], &run);
+        scan.files.iter().find(|file| file.path.starts_with(&home)).unwrap().servers[0].door
+    };
+    assert!(!door("http://127.0.0.1:7717/mcp"), "the daemon serves no HTTP");
+    std::fs::write(run.join("http.url"), "http://127.0.0.1:7717/mcp\n").unwrap();
+    assert!(door("http://127.0.0.1:7717/mcp"));
+    for other in [
+        "http://127.0.0.1:7718/mcp",
+        "https://127.0.0.1:7717/mcp",
+        "http://localhost:7717/mcp",
+        "http://[::1]:7717/mcp",
+        "http://x@127.0.0.1:7717/mcp",
+        "http://127.0.0.1.nip.io:7717/mcp",
+        "http://127.0.0.2:7717/mcp",
+    ] {
+        assert!(!door(other), "{other}");
+    }
+}
+
+#[test]
 fn values_of_the_environment_are_never_listed() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(

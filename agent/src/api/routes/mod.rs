@@ -8,6 +8,7 @@ mod search;
 mod servers;
 mod shadows;
 mod status;
+mod tokens;
 mod tools;
 
 use std::sync::Arc;
@@ -26,5 +27,6 @@ pub(super) fn all() -> Router<Arc<Api>> {
         .merge(servers::routes())
         .merge(shadows::routes())
         .merge(status::routes())
+        .merge(tokens::routes())
         .merge(tools::routes())
 }

@@ -16,9 +16,34 @@ pub enum AgentCommand {
     Suspend(AgentSuspendArgs),
     Resume(AgentResumeArgs),
     Revoke(AgentRevokeArgs),
+    #[command(subcommand)]
+    Token(AgentTokenCommand),
     /// Make or read the key file and print its public key: what `enroll` runs as the human behind sudo
     #[command(hide = true)]
     Key(AgentKeyArgs),
+}
+
+/// Tokens of HTTP clients that are in force; `lazaret token` makes one
+#[derive(Debug, Subcommand)]
+pub enum AgentTokenCommand {
+    List(AgentTokenListArgs),
+    Revoke(AgentTokenRevokeArgs),
+}
+
+/// List the tokens in force: whose each is and until when; never the token itself
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret agent token list --json")]
+pub struct AgentTokenListArgs {
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Revoke one token; what runs on it ends at once
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret agent token revoke 5f0c8a1b9d3e7742")]
+pub struct AgentTokenRevokeArgs {
+    /// Its id, as `lazaret agent token list` shows it.
+    pub id: String,
 }
 
 /// Make the agent's Ed25519 key here and register its public half

@@ -21,6 +21,35 @@ pub struct ConnectArgs {
     pub key: Option<PathBuf>,
 }
 
+/// Short-lived bearer token for a client that speaks MCP over HTTP
+///
+/// Proves the agent's key to the daemon as the connector does. The token serves your user on this host only, until it
+/// expires or the agent loses its standing. Needs [http] listen in the daemon's configuration.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lazaret token --agent claude-code@ann.lazaret.local
+  TOKEN=$(lazaret token --agent claude-code@ann.lazaret.local --ttl 1h)
+  lazaret token --agent claude-code@ann.lazaret.local --headers   {\"Authorization\": \"Bearer ...\"}, for a client's helper
+
+stdout is the token alone; where it serves and until when is said on stderr.")]
+pub struct TokenArgs {
+    /// Address of the agent that the client acts as: NAME@SCOPE.PROVIDER.
+    #[arg(long, value_name = "ADDRESS")]
+    pub agent: String,
+    /// For how long: 90s, 10m, 1h [default: [http] token_secs of the daemon]
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<String>,
+    /// The agent's private key [default: ADDRESS.pem in $XDG_CONFIG_HOME/lazaret/agents]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Print the header that carries it, as a JSON object.
+    #[arg(long, conflicts_with = "json")]
+    pub headers: bool,
+    #[command(flatten)]
+    pub json: Json,
+}
+
 /// The host's MCP clients: find them, point one at the connector, take it back
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {

@@ -98,6 +98,7 @@ pub enum Command {
     Status(read::StatusArgs),
     Doctor(read::DoctorArgs),
     Connect(client::ConnectArgs),
+    Token(client::TokenArgs),
     #[command(subcommand)]
     Client(client::ClientCommand),
     Inventory(client::InventoryArgs),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Address, AgentKey, Certificate, PublicKey, Signature};
+use crate::identity::{Address, AgentKey, Certificate, IssuedToken, PublicKey, Signature, TokenWish};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -11,6 +11,7 @@ pub enum Message {
     Proof(Proof),
     Welcome(Welcome),
     Refused { reason: String, next_step: String },
+    Token(IssuedToken),
 }
 
 /// The daemon introduces itself.
@@ -32,6 +33,9 @@ pub struct Proof {
     pub session_pub: PublicKey,
     /// Unix seconds after which the proof is worth nothing.
     pub exp: i64,
+    /// A token is wanted in place of a session; signed, so that a proof for the one does not serve for the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenWish>,
     pub sig: Signature,
 }
 
@@ -54,6 +58,8 @@ struct Signed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a str>,
     session_pub: &'a PublicKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<TokenWish>,
 }
 
 /// What the agent's key signs.
@@ -73,6 +79,7 @@ pub(in crate::identity) fn certified_text(certificate: &Certificate) -> Vec<u8> 
             nonces: [theirs, ours],
             session: None,
             session_pub: &certificate.session_pub,
+            token: certificate.token,
         },
     )
 }
@@ -88,6 +95,7 @@ pub(super) fn welcome_text(hello: &Hello, proof: &Proof, session: &str) -> Vec<u
             nonces: [&hello.nonce, &proof.nonce],
             session: Some(session),
             session_pub: &proof.session_pub,
+            token: proof.token,
         },
     )
 }
@@ -106,10 +114,11 @@ pub(in crate::identity) fn prove(
     session_pub: PublicKey,
     nonce: String,
     exp: i64,
+    token: Option<TokenWish>,
 ) -> Proof {
     let did = key.public().did();
     // Signed over everything but the signature: the placeholder never leaves this function.
-    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, sig: key.sign(b"") };
+    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, token, sig: key.sign(b"") };
     proof.sig = key.sign(&proof_text(hello, &proof));
     proof
 }

@@ -9,7 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{ConnectError, LIMITS};
 use crate::identity::signed::LineSigner;
-use crate::identity::{Address, AgentKey, ChallengeError, challenge};
+use crate::identity::{Address, AgentKey, ChallengeError, IssuedToken, TokenWish, challenge};
 use crate::proxy::envelope::{self, Message, RequestId};
 use crate::proxy::framing::{Line, LineReader};
 use crate::proxy::json::Json;
@@ -49,11 +49,21 @@ impl Link {
                 let write = Writer { write, signer: session.signer };
                 Ok(Self { read: LineReader::new(read, LONGEST_LINE), write })
             }
-            Err(ChallengeError::Refused { reason, next_step }) => {
-                Err(ConnectError::Refused { agent: agent.clone(), reason, next_step })
-            }
-            Err(source) => Err(ConnectError::Challenge { agent: agent.clone(), source }),
+            Err(e) => Err(refused(agent, e)),
         }
+    }
+
+    /// In place of a session, a token for an HTTP client.
+    pub(super) async fn ask_token(
+        agent: &Address,
+        key: &AgentKey,
+        socket: &Path,
+        wish: TokenWish,
+    ) -> Result<IssuedToken, ConnectError> {
+        let unreachable = |source| ConnectError::Unreachable { socket: socket.into(), source };
+        let (read, mut write) = UnixStream::connect(socket).await.map_err(unreachable)?.into_split();
+        let mut read = BufReader::new(read);
+        challenge::ask_token(&mut read, &mut write, agent, key, wish).await.map_err(|e| refused(agent, e))
     }
 
     pub(super) fn split(&mut self) -> (&mut Reader, &mut Writer) {
@@ -75,5 +85,13 @@ impl Link {
         }
         let ready = envelope::notification_line("notifications/initialized", None);
         self.write.send(ready.trim_end().as_bytes()).await
+    }
+}
+
+fn refused(agent: &Address, why: ChallengeError) -> ConnectError {
+    let agent = agent.clone();
+    match why {
+        ChallengeError::Refused { reason, next_step } => ConnectError::Refused { agent, reason, next_step },
+        source => ConnectError::Challenge { agent, source },
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a container is found only under the key that it was started for, so that what one
 //! holder leaves in it is never seen by another. A place that is closed takes no container any more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -119,8 +119,8 @@ pub(super) struct Slots(Mutex<Table>);
 #[derive(Default)]
 struct Table {
     by_key: HashMap<Key, Arc<Slot>>,
-    /// The sessions that are open: no other gets a container of its own.
-    sessions: HashSet<String>,
+    /// The sessions that are open, and how many leases each has: no other gets a container of its own.
+    sessions: HashMap<String, usize>,
 }
 
 impl Slots {
@@ -131,7 +131,7 @@ impl Slots {
     pub fn place(&self, key: Key) -> Result<Arc<Slot>, HubError> {
         let mut table = self.table();
         if let Holder::Session { session, .. } = &key.holder
-            && !table.sessions.contains(session)
+            && !table.sessions.contains_key(session)
         {
             return Err(HubError::SessionOver { server: key.server });
         }
@@ -156,12 +156,16 @@ impl Slots {
     }
 
     fn open(&self, session: &str) {
-        self.table().sessions.insert(session.to_owned());
+        *self.table().sessions.entry(session.to_owned()).or_default() += 1;
     }
 
-    /// Closes the places of a session; they are for the caller to empty.
+    /// With its last lease, closes the places of a session; they are for the caller to empty.
     fn close(&self, session: &str) -> Vec<Arc<Slot>> {
         let mut table = self.table();
+        if let Some(leases) = table.sessions.get_mut(session).filter(|leases| **leases > 1) {
+            *leases -= 1;
+            return Vec::new();
+        }
         table.sessions.remove(session);
         let of_session = |key: &Key| matches!(&key.holder, Holder::Session { session: its, .. } if its == session);
         let slots: Vec<_> = table.by_key.values().filter(|slot| of_session(&slot.key)).cloned().collect();
@@ -170,7 +174,7 @@ impl Slots {
     }
 }
 
-/// As long as it is held, the session may have containers of its own; they end with it.
+/// As long as one is held, the session may have containers of its own; they end with it.
 #[must_use]
 pub struct SessionLease {
     hub: Weak<Hub>,

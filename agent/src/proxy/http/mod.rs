@@ -1,0 +1,125 @@
+//! The door's HTTP transport: MCP over streamable HTTP on loopback, for clients that hold a token.
+//!
+//! Both eras are served at `/mcp`: 2025-11-25 and before with sessions, 2026-07-28 without. What a client says reaches
+//! the very sessions that connectors have (`proxy/session.rs`), and with them the same envelope and gates. Invariants:
+//! nothing of a request is acted on before its Host, its Origin and its token are judged, the last for the uid that
+//! the kernel gives for the connection; a session is found only by the token that it was opened with; headers that
+//! contradict the body are refused.
+
+mod answer;
+mod connection;
+mod guard;
+pub mod headers;
+mod link;
+mod peer;
+mod request;
+mod room;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::guard::Guard;
+use self::room::Rooms;
+use super::ListenError;
+use super::door::Door;
+use crate::config::{HttpConfig, Mode};
+use crate::daemon::App;
+use crate::identity::{Registry, Tokens};
+
+/// Where it is served.
+const PATH: &str = "/mcp";
+
+/// The place that the door takes on loopback.
+pub struct HttpListener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl HttpListener {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What clients are given, and what tokens are for.
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+}
+
+pub fn bind(address: SocketAddr) -> Result<HttpListener, ListenError> {
+    let failed = |source| ListenError::Http { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(HttpListener { listener, address })
+}
+
+/// Serves until `cancel`, where there is something to serve.
+pub async fn serve(app: Arc<App>, door: Arc<Door>, listener: Option<HttpListener>, cancel: CancellationToken) {
+    let Some(listener) = listener else { return };
+    if app.config.kernel.connect_below_clients == Mode::Enforce {
+        tracing::warn!(
+            "[kernel] connect_below_clients = \"enforce\" also denies MCP clients this daemon's own HTTP where the kernel sees MCP over HTTP; let them use `lazaret connect`"
+        );
+    }
+    let http = Http::new(&listener, door, app.registry.clone(), app.tokens.clone(), &app.config.http, cancel);
+    connection::serve(Arc::new(http), listener.listener).await;
+}
+
+/// What all requests share.
+struct Http {
+    door: Arc<Door>,
+    registry: Arc<Registry>,
+    tokens: Arc<Tokens>,
+    guard: Guard,
+    url: String,
+    rooms: Rooms,
+    deadlines: Deadlines,
+    cancel: CancellationToken,
+    /// Sessions, and what waits for the end of tokens.
+    tasks: TaskTracker,
+}
+
+/// How slow a client may be.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// The head of a request, and how long a connection may stay without a request.
+    head: Duration,
+    body: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(30), body: Duration::from_secs(30) }
+    }
+}
+
+impl Http {
+    fn new(
+        listener: &HttpListener,
+        door: Arc<Door>,
+        registry: Arc<Registry>,
+        tokens: Arc<Tokens>,
+        config: &HttpConfig,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            door,
+            registry,
+            tokens,
+            guard: Guard::new(listener.address, config.allowed_origins.clone()),
+            url: listener.url(),
+            rooms: Rooms::default(),
+            deadlines: Deadlines::default(),
+            cancel,
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
