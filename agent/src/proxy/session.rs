@@ -277,4 +277,6 @@ impl Session {
 }
 
 #[cfg(test)]
+mod signed_tests;
+#[cfg(test)]
 mod tests;
