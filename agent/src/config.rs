@@ -169,11 +169,27 @@ pub struct IdentityConfig {
     pub allowed_signers: PathBuf,
     /// An agent without a valid vouch may call nothing.
     pub require_vouch: bool,
+    /// What becomes of calls of an agent that a human vouched for and that has changed since: `deny`, or `report`
+    /// to let policies decide, which see it as `drifted`.
+    pub on_drift: OnDrift,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDrift {
+    #[default]
+    Deny,
+    Report,
 }
 
 impl Default for IdentityConfig {
     fn default() -> Self {
-        Self { provider: "lazaret.local".into(), allowed_signers: DEFAULT_ALLOWED_SIGNERS.into(), require_vouch: false }
+        Self {
+            provider: "lazaret.local".into(),
+            allowed_signers: DEFAULT_ALLOWED_SIGNERS.into(),
+            require_vouch: false,
+            on_drift: OnDrift::default(),
+        }
     }
 }
 

@@ -220,7 +220,8 @@ fn build(
     let audit = Arc::new(AuditLog::new(store.clone()));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
     let registry = Registry::new(store.clone(), audit.clone());
-    let registry = Arc::new(registry.vouching(config.identity.allowed_signers.clone(), config.identity.require_vouch));
+    let registry = registry.vouching(config.identity.allowed_signers.clone(), config.identity.require_vouch);
+    let registry = Arc::new(registry.on_drift(config.identity.on_drift));
     let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let index = Arc::new(SearchIndex::new());
     index.rebuild(&admission.approved_tools()?)?;

@@ -25,12 +25,18 @@ pub enum PartKind {
     Policy,
 }
 
+impl std::fmt::Display for PartKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Part {
     pub kind: PartKind,
     /// A path, or what else tells this part from others of its kind.
     pub name: String,
-    /// `sha256:` and 64 hex digits.
+    /// `sha256:` and 64 hex digits; another word where not all of it was measured, or nothing, and why.
     pub digest: String,
 }
 

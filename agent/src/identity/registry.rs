@@ -24,6 +24,7 @@ pub use vouching::Draft;
 use super::vouch::SignerFile;
 use super::{Address, PublicKey, VouchError};
 use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
+use crate::config::OnDrift;
 use crate::store::{Store, StoreError};
 
 /// Refused connections of one uid that are written down in a minute; anybody may knock.
@@ -64,6 +65,7 @@ pub struct Registry {
     refusals: Flood<u32>,
     signers: SignerFile,
     require_vouch: bool,
+    on_drift: OnDrift,
 }
 
 impl Registry {
@@ -76,6 +78,7 @@ impl Registry {
             refusals: Flood::new(MOST_REFUSALS),
             signers: SignerFile::new(crate::config::DEFAULT_ALLOWED_SIGNERS.into()),
             require_vouch: false,
+            on_drift: OnDrift::default(),
         }
     }
 
@@ -83,6 +86,12 @@ impl Registry {
     pub fn vouching(mut self, signers: std::path::PathBuf, require: bool) -> Self {
         self.signers = SignerFile::new(signers);
         self.require_vouch = require;
+        self
+    }
+
+    /// What becomes of an agent that is not what was vouched for.
+    pub fn on_drift(mut self, on_drift: OnDrift) -> Self {
+        self.on_drift = on_drift;
         self
     }
 

@@ -354,8 +354,12 @@ pub(super) fn shorten(text: &str) -> &str {
 }
 
 fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) -> Result<Agent, Denied> {
-    let agent = registry.standing_for(session.address(), session.did(), session.uid());
-    agent.and_then(|agent| registry.demand_vouch(&agent).map(|()| agent)).map_err(|refusal| match refusal {
+    let agent = registry.standing_in(session).and_then(|agent| {
+        registry.demand_no_drift(&agent, session)?;
+        registry.demand_vouch(&agent)?;
+        Ok(agent)
+    });
+    agent.map_err(|refusal| match refusal {
         NotActive::Registry(e) => Denied::internal(gate, &e),
         refusal => Denied::new(gate, refusal.to_string(), refusal.next_step()),
     })

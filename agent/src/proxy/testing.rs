@@ -15,6 +15,7 @@ use super::upstream::{Upstream, UpstreamLimits};
 use crate::admission::{Admission, LaunchDefinition, Review};
 use crate::audit::AuditLog;
 use crate::config::{Config, Expose, ProxyConfig, RateConfig};
+use crate::identity::signed::LineSigner;
 use crate::identity::{Address, AgentKey, Registry, SessionIdentity};
 use crate::policy::Gates;
 use crate::sandbox::{Cage, CageExit, Sandbox, StderrLog};
@@ -103,6 +104,8 @@ pub(super) struct House {
     pub audit: Arc<AuditLog>,
     pub agent: Address,
     pub identity: SessionIdentity,
+    /// The agent's, which signs the lines of [`House::connect_signing`] too.
+    pub key: Option<AgentKey>,
     _dir: tempfile::TempDir,
 }
 
@@ -116,7 +119,8 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let gates =
         Gates::new(registry.clone(), admission.clone(), audit.clone(), &RateConfig::default(), &policies).unwrap();
     let agent: Address = "claude@acme.lazaret.local".parse().unwrap();
-    let key = AgentKey::generate().unwrap().public();
+    let private = AgentKey::generate().unwrap();
+    let key = private.public();
     registry.enroll(&agent, key, None, "operator").unwrap();
     let mut config = Config::default();
     config.sandbox.docker = dir.path().join("no-docker.sock");
@@ -127,7 +131,7 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
         ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, max_depth: 32, call_timeout_secs: 5 };
     let door = Door::new(proxy, Arc::new(gates), registry, admission, index, hub);
     let house =
-        House { door, audit, agent: agent.clone(), identity: SessionIdentity::for_test(&agent, &key), _dir: dir };
+        House { door, audit, agent: agent.clone(), identity: SessionIdentity::for_test(&agent, &key), key: Some(private), _dir: dir };
     house.add("s", &[ECHO]);
     let server = house.door.admission.approve("s", "operator", None).unwrap();
     house.door.index.rebuild(&house.door.admission.approved_tools().unwrap()).unwrap();
@@ -153,6 +157,13 @@ impl House {
         self.door.admission.record_review(name, review, tools, "operator").unwrap();
     }
 
+    /// A session whose lines must be signed, and what signs them; once.
+    pub fn connect_signing(&mut self) -> (Client, LineSigner) {
+        let (identity, signer) = SessionIdentity::signing_for_test(&self.agent, self.key.take().unwrap());
+        self.identity = identity;
+        (self.connect(), signer)
+    }
+
     /// A session of the agent.
     pub fn connect(&self) -> Client {
         let (near, far) = tokio::io::duplex(1 << 16);
@@ -175,6 +186,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Writes what [`LineSigner::frame`] made.
+    pub async fn say_framed(&mut self, framed: &[u8]) {
+        self.write.write_all(framed).await.unwrap();
+    }
+
     pub async fn say(&mut self, line: &str) {
         self.write.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }

@@ -87,16 +87,30 @@ impl Digests {
         Ok(digest)
     }
 
-    /// The executable that a process runs, whoever owns it.
-    pub(super) fn executable(&self, pid: u32) -> Option<(PathBuf, String, Stamp)> {
+    /// Path, digest and stamp of an executable, whoever owns it.
+    pub(super) fn executable(&self, executable: Executable) -> (PathBuf, String, Stamp) {
+        let Executable { path, mut file, stamp } = executable;
+        let digest = self.of(&mut file, MAX_EXECUTABLE, None).unwrap_or_else(|e| unmeasured(&e.to_string()));
+        (path, digest, stamp)
+    }
+}
+
+/// The executable that a process runs.
+pub(super) struct Executable {
+    path: PathBuf,
+    file: File,
+    stamp: Stamp,
+}
+
+impl Executable {
+    pub(super) fn of(pid: u32) -> Option<Self> {
         let link = format!("/proc/{pid}/exe");
         let path = std::fs::read_link(&link).ok()?;
-        let mut file = File::open(&link).ok()?;
+        let file = File::open(&link).ok()?;
         let stamp = Stamp::of(&file.metadata().ok()?);
-        let digest = self.of(&mut file, MAX_EXECUTABLE, None).unwrap_or_else(|e| unmeasured(&e.to_string()));
         // An upgrade takes the file's name away while it runs; what runs is the same.
         let path = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from);
-        Some((path, digest, stamp))
+        Some(Self { path, file, stamp })
     }
 }
 

@@ -16,7 +16,7 @@ mod select;
 mod survey;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::survey::Survey;
 use super::{Measurement, Part, PeerProcess, Strange};
@@ -31,6 +31,9 @@ pub use select::digest_members;
 pub fn digest_command_line(cmdline: &[u8]) -> String {
     argv::digest(&argv::words(cmdline), &profile::of_others().argv)
 }
+
+/// A look at the file system holds for this long: the gates of one call ask more than once.
+const FRESH: Duration = Duration::from_millis(2);
 
 /// What the house itself contributes: the tools that the agent is shown, and the policies that hold for it.
 pub trait Surroundings: Send + Sync {
@@ -50,6 +53,8 @@ pub struct Witness {
 }
 
 struct State {
+    /// When it was last looked at.
+    at: Instant,
     survey: Survey,
     surroundings: Vec<Part>,
     measurement: Arc<Measurement>,
@@ -72,12 +77,16 @@ impl Witness {
     /// The measurement as of this moment.
     pub fn now(&self) -> Arc<Measurement> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = state.as_ref().filter(|kept| kept.at.elapsed() < FRESH) {
+            return kept.measurement.clone();
+        }
+        let at = Instant::now();
         let surroundings = self.surroundings.parts();
         let survey = match state.take() {
             Some(kept) if kept.survey.still_holds() => {
                 if kept.surroundings == surroundings {
                     let measurement = kept.measurement.clone();
-                    *state = Some(kept);
+                    *state = Some(State { at, ..kept });
                     return measurement;
                 }
                 kept.survey
@@ -86,7 +95,7 @@ impl Witness {
         };
         let parts = survey.parts().iter().chain(&surroundings).cloned().collect();
         let measurement = Arc::new(Measurement::of(parts));
-        *state = Some(State { survey, surroundings, measurement: measurement.clone() });
+        *state = Some(State { at, survey, surroundings, measurement: measurement.clone() });
         measurement
     }
 
@@ -94,7 +103,7 @@ impl Witness {
         let began = Instant::now();
         let between: Vec<Process> =
             self.process.parents().iter().take_while(|process| **process != self.client).copied().collect();
-        let survey = Survey::take(self.client.pid, &between, self.process.uid(), &self.digests);
+        let survey = Survey::take(self.client.pid, &between, self.process.uid(), &self.digests, || self.check().is_ok());
         tracing::debug!(
             pid = self.process.pid(),
             client = self.client.pid,
@@ -105,8 +114,10 @@ impl Witness {
         survey
     }
 
+    /// Whether it has not been told yet, and is one of processes that were all there when they were measured.
     pub(super) fn is_news(&self, measurement: &Measurement) -> bool {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&measurement.digest)
+        let whole = self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|s| s.survey.is_whole());
+        whole &&         self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&measurement.digest)
     }
 
     pub(super) fn has_told(&self, measurement: &Measurement) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lazaret_common::environment::loads_code;
 use sha2::{Digest as _, Sha256};
 
-use super::files::{Digests, Files, Found, Stamp, unmeasured};
+use super::files::{Digests, Executable, Files, Found, Stamp, unmeasured};
 use super::profile::{self, FileRule, Profile};
 use super::select::Selection;
 use super::{argv, scripts};
@@ -45,6 +45,28 @@ pub(super) struct Survey {
     parts: Vec<Part>,
     /// Paths as this process sees them, and what stood there.
     watched: Vec<(PathBuf, Option<Stamp>)>,
+    /// The processes were all there while it was looked at what they are.
+    whole: bool,
+}
+
+/// What can be told of a process only while it lives. Reading files, which takes longer, comes afterwards.
+struct Alive<'a> {
+    pid: u32,
+    name: String,
+    profile: &'static Profile,
+    exe: Option<Executable>,
+    program: Option<Program>,
+    files: Option<Files<'a>>,
+}
+
+impl<'a> Alive<'a> {
+    fn of(pid: u32, uid: u32, name: Option<String>, digests: &'a Digests) -> Self {
+        let program = Program::of(pid);
+        let known = program.as_ref().filter(|_| name.is_none()).and_then(Program::known);
+        let profile = known.unwrap_or_else(profile::of_others);
+        let name = name.unwrap_or_else(|| profile.name.clone());
+        Self { pid, name, profile, exe: Executable::of(pid), program, files: Files::of(pid, uid, digests) }
+    }
 }
 
 impl Survey {
@@ -52,28 +74,34 @@ impl Survey {
         &self.parts
     }
 
-    /// Whether every path still is what it was: one `stat` each.
-    pub(super) fn still_holds(&self) -> bool {
-        self.watched.iter().all(|(path, stamp)| fs::metadata(path).ok().as_ref().map(Stamp::of) == *stamp)
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
     }
 
-    /// `client` is measured by its profile, each process `between` it and the connector by what it runs.
-    pub(super) fn take(client: u32, between: &[Process], uid: u32, digests: &Digests) -> Self {
-        let mut survey = Self { parts: Vec::new(), watched: Vec::new() };
-        for (number, process) in between.iter().enumerate() {
-            let name = format!("between the client and the connector, {}", number + 1);
-            survey.program(process.pid, uid, &name, profile::of_others(), digests);
-        }
-        let program = Program::of(client);
-        let profile = program.as_ref().and_then(Program::known).unwrap_or_else(profile::of_others);
-        survey.program(client, uid, &profile.name, profile, digests);
-        if let (Some(program), Some(files)) = (program, Files::of(client, uid, digests)) {
-            let bases = Bases::of(&program, profile, uid);
-            for rule in &profile.file {
-                for pattern in &rule.paths {
-                    survey.pattern(&files, rule, pattern, &bases);
-                }
-            }
+    /// Whether every path still is what it was: one `stat` each.
+    pub(super) fn still_holds(&self) -> bool {
+        self.whole && self.watched.iter().all(|(path, stamp)| fs::metadata(path).ok().as_ref().map(Stamp::of) == *stamp)
+    }
+
+    /// `client` is measured by its profile, each process `between` it and the connector by what it runs. `alive` says
+    /// whether they still are what they were.
+    pub(super) fn take(
+        client: u32,
+        between: &[Process],
+        uid: u32,
+        digests: &Digests,
+        alive: impl Fn() -> bool,
+    ) -> Self {
+        let name = |number: usize| format!("between the client and the connector, {number}");
+        let between: Vec<_> = between
+            .iter()
+            .zip(1..)
+            .map(|(process, number)| Alive::of(process.pid, uid, Some(name(number)), digests))
+            .collect();
+        let client = Alive::of(client, uid, None, digests);
+        let mut survey = Self { parts: Vec::new(), watched: Vec::new(), whole: alive() };
+        for process in between.into_iter().chain([client]) {
+            survey.program(process, uid, digests);
         }
         survey
     }
@@ -82,21 +110,29 @@ impl Survey {
         self.parts.push(Part { kind, name: name.into(), digest });
     }
 
-    /// Executable, command line, script and the variables that put code into it.
-    fn program(&mut self, pid: u32, uid: u32, name: &str, profile: &Profile, digests: &Digests) {
-        let Some((path, digest, stamp)) = digests.executable(pid) else {
+    /// Executable, command line, script and the variables that put code into it; then the files of its profile.
+    fn program(&mut self, process: Alive<'_>, uid: u32, digests: &Digests) {
+        let Alive { pid, name, profile, exe, program, files } = process;
+        let (Some(exe), Some(program), Some(files)) = (exe, program, files) else {
             return self.part(PartKind::Executable, name, unmeasured("the process has ended"));
         };
+        let (path, digest, stamp) = digests.executable(exe);
         self.part(PartKind::Executable, path.to_string_lossy(), digest);
         self.watched.push((PathBuf::from(format!("/proc/{pid}/exe")), Some(stamp)));
-        let Some(program) = Program::of(pid) else { return };
-        self.part(PartKind::Argv, name, argv::digest(&program.argv, &profile.argv));
+        self.part(PartKind::Argv, name.as_str(), argv::digest(&program.argv, &profile.argv));
         if let Some(digest) = program.variables(&profile.variables) {
             self.part(PartKind::Argv, format!("{name}, environment"), digest);
         }
-        if let Some(files) = Files::of(pid, uid, digests) {
-            for script in scripts::of(&program.exe, &program.argv, &program.cwd, &files) {
-                self.script(&files, &script);
+        for script in scripts::of(&program.exe, &program.argv, &program.cwd, &files) {
+            self.script(&files, &script);
+        }
+        if name != profile.name {
+            return;
+        }
+        let bases = Bases::of(&program, profile, uid);
+        for rule in &profile.file {
+            for pattern in &rule.paths {
+                self.pattern(&files, rule, pattern, &bases);
             }
         }
     }

@@ -51,7 +51,7 @@ impl Scene {
 
     fn survey(&self) -> Survey {
         let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap());
-        Survey::take(self.client.id(), &[], uid, &self.digests)
+        Survey::take(self.client.id(), &[], uid, &self.digests, || true)
     }
 
     fn measure(&self) -> Measurement {
@@ -168,7 +168,7 @@ fn a_script_between_client_and_connector_is_a_part_of_its_own() {
     let direct = scene.measure();
     let mut script = Command::new("sleep").arg("60").spawn().unwrap();
     let between = crate::kernel::tree::stat(script.id()).unwrap().process;
-    let now = Measurement::of(Survey::take(scene.client.id(), &[between], 0, &scene.digests).parts().to_vec());
+    let now = Measurement::of(Survey::take(scene.client.id(), &[between], 0, &scene.digests, || true).parts().to_vec());
     script.kill().and_then(|()| script.wait()).unwrap();
     let kinds: Vec<_> = direct.drift_to(&now).into_iter().map(|(drift, part)| (drift, part.kind)).collect();
     assert_eq!(kinds, [(Drift::Added, PartKind::Executable), (Drift::Added, PartKind::Argv)]);
@@ -194,6 +194,10 @@ fn a_witness_sees_what_changes_around_the_client_too() {
     let first = witness.now();
     assert!(Arc::ptr_eq(&first, &witness.now()), "nothing has changed");
     counter.0.store(2, Ordering::Relaxed);
+    let began = Instant::now();
+    while Arc::ptr_eq(&first, &witness.now()) {
+        assert!(began.elapsed() < Duration::from_secs(30), "the change is not seen");
+    }
     let changed: Vec<_> = first.drift_to(&witness.now()).into_iter().map(|(_, part)| part.kind).collect();
     assert_eq!(changed, [PartKind::Tools]);
 }

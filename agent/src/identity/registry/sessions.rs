@@ -2,10 +2,14 @@
 
 use serde_json::json;
 
-use super::{Registry, RegistryError};
+use super::{Agent, NotActive, Registry, RegistryError, Vouch};
 use crate::audit::{AuditError, Entry, Kind, Outcome};
+use crate::config::OnDrift;
 use crate::identity::signed::BadLine;
-use crate::identity::{Measurement, SessionIdentity};
+use crate::identity::{Drift, Measurement, SessionIdentity};
+
+/// Parts that a refusal names; `agent show` has them all.
+const NAMED_PARTS: usize = 3;
 
 impl Registry {
     /// Writes down that a session ended because a line was not what its key had signed next.
@@ -52,4 +56,44 @@ impl Registry {
         session.has_told(&measurement);
         Ok(Some(measurement))
     }
+
+    /// The agent of a session, with the vouch that it has for what its client is made of at this moment.
+    pub fn standing_in(&self, session: &SessionIdentity) -> Result<Agent, NotActive> {
+        let measured = self.measure(session)?;
+        self.standing_as(session.address(), session.did(), session.uid(), measured.as_ref())
+    }
+
+    /// Refuses an agent that is not what was vouched for, unless that is only to be reported.
+    pub fn demand_no_drift(&self, agent: &Agent, session: &SessionIdentity) -> Result<(), NotActive> {
+        if agent.vouch != Vouch::Drifted || self.on_drift == OnDrift::Report {
+            return Ok(());
+        }
+        let vouched = agent.vouched.as_ref().and_then(|vouched| vouched.measurement.as_ref());
+        let what = match (vouched, session.measurement()) {
+            (Some(vouched), Some(now)) => name_drift(vouched, &now),
+            _ => "what it is made of cannot be seen over this transport".into(),
+        };
+        Err(NotActive::Drifted { address: agent.address.clone(), what })
+    }
+}
+
+/// The first parts of a drift, for people.
+fn name_drift(vouched: &Measurement, now: &Measurement) -> String {
+    let drift = vouched.drift_to(now);
+    let mut named: Vec<String> = drift
+        .iter()
+        .take(NAMED_PARTS)
+        .map(|(how, part)| {
+            let how = match how {
+                Drift::Added => "added",
+                Drift::Removed => "removed",
+                Drift::Changed => "changed",
+            };
+            format!("{how} {} {}", part.kind, part.name)
+        })
+        .collect();
+    if drift.len() > NAMED_PARTS {
+        named.push(format!("and {} more", drift.len() - NAMED_PARTS));
+    }
+    named.join(", ")
 }

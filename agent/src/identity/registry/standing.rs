@@ -23,6 +23,8 @@ pub enum NotActive {
         vouch => format!("the vouch for agent {address} is {vouch}, and a valid one is required here"),
     })]
     Vouch { address: Address, vouch: Vouch },
+    #[error("agent {address} is not what was vouched for any more ({what})")]
+    Drifted { address: Address, what: String },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -41,7 +43,7 @@ impl NotActive {
             NotActive::State { address, state: AgentState::Pending, .. } => {
                 format!("ask the operator to run `lazaret agent activate {address}`")
             }
-            NotActive::Vouch { address, vouch: Vouch::Drifted } => {
+            NotActive::Vouch { address, vouch: Vouch::Drifted } | NotActive::Drifted { address, .. } => {
                 format!(
                     "ask the operator to look at `lazaret agent show {address}`, and to run `lazaret agent vouch {address}` if what changed is right"
                 )
