@@ -60,7 +60,9 @@ pub struct ProvenCall {
 pub enum NotProven {
     #[error("the call's record has no signature: it came over a transport that signs no calls")]
     Unsigned,
-    #[error("the two records are not of one session: give the record of the connection that the call's `session` names")]
+    #[error(
+        "the two records are not of one session: give the record of the connection that the call's `session` names"
+    )]
     OtherSession,
     #[error("a record cannot be read as one of a signed session: {0}; it was altered, or another release wrote it")]
     Malformed(&'static str),
@@ -87,7 +89,8 @@ pub fn verify_call(connected: &Record, intent: &Record) -> Result<ProvenCall, No
         return Err(NotProven::OtherSession);
     };
     certificate.verify()?;
-    let named = [&connected.agent, &intent.agent].iter().all(|agent| agent.as_deref() == Some(certificate.agent.as_str()));
+    let named =
+        [&connected.agent, &intent.agent].iter().all(|agent| agent.as_deref() == Some(certificate.agent.as_str()));
     if !named || certificate.session_pub != signature.session_pub {
         return Err(NotProven::Certificate);
     }

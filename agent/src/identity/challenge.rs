@@ -92,11 +92,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let exchange = async {
-        let process = match process.map(|process| at_the_disk(|| process.as_ref().map_err(Clone::clone).and_then(known))) {
-            None => None,
-            Some(Ok(process)) => Some(process),
-            Some(Err(strange)) => return refuse(writer, registry, peer, strange.into()).await,
-        };
+        let process =
+            match process.map(|process| at_the_disk(|| process.as_ref().map_err(Clone::clone).and_then(known))) {
+                None => None,
+                Some(Ok(process)) => Some(process),
+                Some(Err(strange)) => return refuse(writer, registry, peer, strange.into()).await,
+            };
         let hello = Hello { v: VERSION, aud: daemon.public().did(), nonce: nonce()?, daemon_pub: daemon.public() };
         lines::send(writer, &Message::Hello(hello.clone())).await?;
         let proof = match lines::receive(reader).await {

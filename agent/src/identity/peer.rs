@@ -122,7 +122,8 @@ impl PeerProcess {
         self.check()?;
         let chain = self.parents.iter().take_while(|process| **process != client).count();
         for (at, process) in self.parents.iter().take(chain + 1).enumerate() {
-            let stat = tree::stat(process.pid).filter(|stat| stat.process == *process && !matches!(stat.state, 'Z' | 'X'));
+            let stat =
+                tree::stat(process.pid).filter(|stat| stat.process == *process && !matches!(stat.state, 'Z' | 'X'));
             let stat = stat.ok_or(Strange::Orphaned(process.pid))?;
             match self.parents.get(at + 1).filter(|_| at < chain) {
                 Some(above) if above.pid != stat.parent => return Err(Strange::Orphaned(above.pid)),

@@ -50,7 +50,9 @@ impl Shelf {
 
     /// Server, tool and the digest that was approved, in a stable order.
     pub fn digests(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.tools.iter().map(|((server, tool), (approved, _))| (server.as_str(), tool.as_str(), approved.digest.as_str()))
+        self.tools
+            .iter()
+            .map(|((server, tool), (approved, _))| (server.as_str(), tool.as_str(), approved.digest.as_str()))
     }
 
     pub fn len(&self) -> usize {

@@ -104,9 +104,7 @@ async fn ended(door: &Door, identity: &SessionIdentity, cancel: CancellationToke
 fn unwrap(verifier: &mut Option<LineVerifier>, line: Line) -> Result<(Line, Option<CallSignature>), BadLine> {
     let Some(verifier) = verifier else { return Ok((line, None)) };
     match line {
-        Line::Text(framed) => {
-            verifier.open(&framed).map(|(line, signature)| (Line::Text(line), Some(signature)))
-        }
+        Line::Text(framed) => verifier.open(&framed).map(|(line, signature)| (Line::Text(line), Some(signature))),
         Line::TooLong(head) => Ok((Line::TooLong(verifier.pass_over(&head)?), None)),
     }
 }
@@ -226,13 +224,7 @@ impl Session {
         }
     }
 
-    async fn request(
-        &mut self,
-        id: RequestId,
-        method: &str,
-        params: Option<Json>,
-        signature: Option<CallSignature>,
-    ) {
+    async fn request(&mut self, id: RequestId, method: &str, params: Option<Json>, signature: Option<CallSignature>) {
         let era = match Era::of(method, params.as_ref(), self.initialized) {
             Ok(era) => era,
             Err(error) => return self.reply(Some(&id), &Reply::Error(error)).await,

@@ -53,7 +53,9 @@ impl ShownTo {
         };
         let files: Vec<_> = files.iter().map(read).collect();
         let builtin = files.is_empty().then_some(env!("CARGO_PKG_VERSION"));
-        sha256(&Json::from_value(&json!({ "v": "lazaret-policies-v1", "files": files, "builtin": builtin })).canonical())
+        sha256(
+            &Json::from_value(&json!({ "v": "lazaret-policies-v1", "files": files, "builtin": builtin })).canonical(),
+        )
     }
 
     fn policy_files(&self) -> Vec<Stamp> {

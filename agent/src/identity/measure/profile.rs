@@ -56,10 +56,11 @@ fn profiles() -> &'static [Profile] {
 
 /// The client that runs from `exe`, or from `script` where that is an interpreter; `None` for any other program.
 pub fn known(exe: &str, script: Option<&str>) -> Option<&'static Profile> {
-    let fits = |patterns: &[String], path: &str| patterns.iter().any(|pattern| like(pattern.as_bytes(), path.as_bytes()));
-    profiles().iter().find(|profile| {
-        fits(&profile.exe, exe) || script.is_some_and(|script| fits(&profile.script, script))
-    })
+    let fits =
+        |patterns: &[String], path: &str| patterns.iter().any(|pattern| like(pattern.as_bytes(), path.as_bytes()));
+    profiles()
+        .iter()
+        .find(|profile| fits(&profile.exe, exe) || script.is_some_and(|script| fits(&profile.script, script)))
 }
 
 /// Everybody else's.

@@ -94,7 +94,10 @@ pub(super) fn of(exe: &str, argv: &[Vec<u8>], cwd: &Path, files: &Files<'_>) -> 
     for (at, word) in found.iter().enumerate() {
         let word = Path::new(OsStr::from_bytes(word));
         let Some(real) = files.resolve(&cwd.join(word)).filter(|_| !word.as_os_str().is_empty()) else { continue };
-        if script && at + 1 == found.len() && let Some(package) = package(&real, files) {
+        if script
+            && at + 1 == found.len()
+            && let Some(package) = package(&real, files)
+        {
             scripts.push(Script::Package(package));
         }
         scripts.push(Script::File(real));
@@ -109,7 +112,9 @@ pub(super) fn of(exe: &str, argv: &[Vec<u8>], cwd: &Path, files: &Files<'_>) -> 
 /// The nearest directory above with a `package.json`.
 fn package(script: &Path, files: &Files<'_>) -> Option<PathBuf> {
     let mut above = script.ancestors().skip(1).take(HIGHEST);
-    above.find(|dir| matches!(files.measure(&dir.join("package.json"), None), Found::Measured(..))).map(Path::to_path_buf)
+    above
+        .find(|dir| matches!(files.measure(&dir.join("package.json"), None), Found::Measured(..)))
+        .map(Path::to_path_buf)
 }
 
 pub(super) struct Tree {

@@ -144,7 +144,8 @@ impl Survey {
             scripts::Script::Package(root) => {
                 let tree = scripts::tree(root, files);
                 self.part(PartKind::Script, root.join("*").to_string_lossy(), tree.digest);
-                self.watched.extend(tree.watched.into_iter().map(|(path, stamp)| (files.seen_from_here(&path), Some(stamp))));
+                self.watched
+                    .extend(tree.watched.into_iter().map(|(path, stamp)| (files.seen_from_here(&path), Some(stamp))));
             }
         }
     }
@@ -178,13 +179,25 @@ impl Survey {
             let mut left = MOST_FILES;
             self.directory(files, rule, dir, rest, DEEPEST, &mut left);
             if left == 0 {
-                self.part(rule.kind, base.as_str(), unmeasured(&format!("there are more than {MOST_FILES} files; the rest")));
+                self.part(
+                    rule.kind,
+                    base.as_str(),
+                    unmeasured(&format!("there are more than {MOST_FILES} files; the rest")),
+                );
             }
         }
     }
 
     /// Files below `dir` by the pattern `rest`: a name with stars, `**/` in front for all depths, or `NAME/REST`.
-    fn directory(&mut self, files: &Files<'_>, rule: &FileRule, dir: &Path, rest: &str, depth: usize, left: &mut usize) {
+    fn directory(
+        &mut self,
+        files: &Files<'_>,
+        rule: &FileRule,
+        dir: &Path,
+        rest: &str,
+        depth: usize,
+        left: &mut usize,
+    ) {
         let Some((names, whole, stamp)) = files.list(dir, MOST_FILES) else {
             let seen = files.seen_from_here(dir);
             let stamp = fs::metadata(&seen).ok().as_ref().map(Stamp::of);
@@ -288,7 +301,8 @@ impl Bases {
         let home = program.path("HOME").or_else(|| home_of(uid)).map(|home| text(&home));
         let cwd = text(&program.cwd);
         let above = program.cwd.ancestors().take(HIGHEST).map(text).collect();
-        let moved = profile.moved.iter().filter_map(|(from, variable)| Some((from.clone(), text(&program.path(variable)?))));
+        let moved =
+            profile.moved.iter().filter_map(|(from, variable)| Some((from.clone(), text(&program.path(variable)?))));
         Self { home, cwd, above, moved: moved.collect() }
     }
 

@@ -178,7 +178,9 @@ async fn a_stranger_is_refused_and_a_missing_key_is_named() {
         let (stream, _) = listener.accept().await.unwrap();
         let (read, mut write) = stream.into_split();
         let peer = Peer { uid: 0, gid: 0, pid: None };
-        challenge::accept(&mut BufReader::new(read), &mut write, peer, None, &daemon.key, &daemon.registry).await.unwrap_err()
+        challenge::accept(&mut BufReader::new(read), &mut write, peer, None, &daemon.key, &daemon.registry)
+            .await
+            .unwrap_err()
     };
     let socket = daemon.socket();
     let (served, _) = tokio::join!(serve(&daemon.agent, &stranger, &socket, &mut stdio), script);

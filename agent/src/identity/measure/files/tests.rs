@@ -57,7 +57,9 @@ fn links_into_other_users_files_are_not_followed() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    for (name, uid, mode) in [("mine", 1001, 0o600), ("theirs", 1002, 0o644), ("shadow", 0, 0o600), ("public", 0, 0o644)] {
+    for (name, uid, mode) in
+        [("mine", 1001, 0o600), ("theirs", 1002, 0o644), ("shadow", 0, 0o600), ("public", 0, 0o644)]
+    {
         fs::write(path(name), "x").unwrap();
         fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
         chown(path(name), Some(uid), None).unwrap();
