@@ -52,11 +52,12 @@ const RUNNING: [Need; 4] = [
     program("debootstrap", "debootstrap", "makes the base image from Debian packages"),
 ];
 
-const TESTING: [Need; 7] = [
+const TESTING: [Need; 8] = [
     program("qemu-system-x86", "qemu-system-x86_64", "boots the kernels of the test matrix"),
     file("busybox-static", "/bin/busybox", "user space of those kernels"),
     program("cpio", "cpio", "packs it"),
     program("xz-utils", "xz", "unpacks their modules"),
+    program("openssl", "openssl", "verifies what the log keeps of a call, by itself"),
     program("nodejs", "node", "runs npm servers bare, to compare with"),
     program("npm", "npm", "fetches them, and Claude Code's CLI"),
     Need { package: "python3-venv", sign: Sign::Venv, why: "Python MCP SDK and servers, to compare with" },

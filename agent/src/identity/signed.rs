@@ -65,7 +65,7 @@ pub struct LineSigner {
 }
 
 impl LineSigner {
-    pub(super) fn new(session: String, key: AgentKey) -> Self {
+    pub fn new(session: String, key: AgentKey) -> Self {
         Self { session, key, seq: 0 }
     }
 
@@ -96,7 +96,7 @@ pub struct LineVerifier {
 }
 
 impl LineVerifier {
-    pub(super) fn new(session: String, key: PublicKey) -> Self {
+    pub fn new(session: String, key: PublicKey) -> Self {
         Self { session, key, next: 1 }
     }
 

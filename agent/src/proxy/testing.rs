@@ -130,8 +130,14 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let proxy =
         ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, max_depth: 32, call_timeout_secs: 5 };
     let door = Door::new(proxy, Arc::new(gates), registry, admission, index, hub);
-    let house =
-        House { door, audit, agent: agent.clone(), identity: SessionIdentity::for_test(&agent, &key), key: Some(private), _dir: dir };
+    let house = House {
+        door,
+        audit,
+        agent: agent.clone(),
+        identity: SessionIdentity::for_test(&agent, &key),
+        key: Some(private),
+        _dir: dir,
+    };
     house.add("s", &[ECHO]);
     let server = house.door.admission.approve("s", "operator", None).unwrap();
     house.door.index.rebuild(&house.door.admission.approved_tools().unwrap()).unwrap();

@@ -82,6 +82,11 @@ impl Peer {
         self.call("call_tool", &format!(r#"{{"server":"{server}","tool":"{tool}","arguments":{arguments}}}"#))
     }
 
+    /// Ends the process that was started, and nothing that it has started itself.
+    pub fn kill(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("a child can be killed");
+    }
+
     /// Waits until the other side has closed its output and ended.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         loop {

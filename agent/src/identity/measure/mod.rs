@@ -35,6 +35,25 @@ pub fn digest_command_line(cmdline: &[u8]) -> String {
 /// A look at the file system holds for this long: the gates of one call ask more than once.
 const FRESH: Duration = Duration::from_millis(2);
 
+/// A survey that can be repeated, for what measures the measuring.
+#[doc(hidden)]
+pub struct Sample(Survey);
+
+impl Sample {
+    /// Of one process, without what stands below it.
+    pub fn take(pid: u32, uid: u32, digests: &Digests) -> Self {
+        Self(Survey::take(pid, &[], uid, digests, || true))
+    }
+
+    pub fn still_holds(&self) -> bool {
+        self.0.still_holds()
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        self.0.parts()
+    }
+}
+
 /// What the house itself contributes: the tools that the agent is shown, and the policies that hold for it.
 pub trait Surroundings: Send + Sync {
     /// Cheap as long as nothing has changed.
@@ -103,7 +122,8 @@ impl Witness {
         let began = Instant::now();
         let between: Vec<Process> =
             self.process.parents().iter().take_while(|process| **process != self.client).copied().collect();
-        let survey = Survey::take(self.client.pid, &between, self.process.uid(), &self.digests, || self.check().is_ok());
+        let survey =
+            Survey::take(self.client.pid, &between, self.process.uid(), &self.digests, || self.check().is_ok());
         tracing::debug!(
             pid = self.process.pid(),
             client = self.client.pid,
@@ -116,8 +136,9 @@ impl Witness {
 
     /// Whether it has not been told yet, and is one of processes that were all there when they were measured.
     pub(super) fn is_news(&self, measurement: &Measurement) -> bool {
-        let whole = self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|s| s.survey.is_whole());
-        whole &&         self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&measurement.digest)
+        let whole =
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|s| s.survey.is_whole());
+        whole && self.told.lock().unwrap_or_else(PoisonError::into_inner).as_ref() != Some(&measurement.digest)
     }
 
     pub(super) fn has_told(&self, measurement: &Measurement) {

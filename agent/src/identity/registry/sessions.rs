@@ -97,3 +97,6 @@ fn name_drift(vouched: &Measurement, now: &Measurement) -> String {
     }
     named.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@ use crate::audit::Kind;
 use crate::identity::signed::CallSignature;
 use crate::proxy::testing::{Client, House, house};
 
-const INITIALIZE: &[u8] = br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
+const INITIALIZE: &[u8] =
+    br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
 const PING: &[u8] = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 const CALL: &str = r#"{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"call_tool","arguments":{"server":"s","tool":"echo","arguments":{"x":1.0}}}}"#;
 

@@ -1,0 +1,12 @@
+//! What stands before a line on the socket is read without a panic, and one number is written in one way.
+#![no_main]
+
+use lazaret::identity::signed;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Some((seq, sig, line)) = signed::parse(bytes) {
+        let again = [format!("{seq} {sig} ").as_bytes(), line].concat();
+        assert_eq!(again, bytes);
+    }
+});
