@@ -4,7 +4,7 @@
 //! accepted, in either era; and 2026-07-28 demands them. A value that a header cannot carry stands in it as
 //! `=?base64?...?=`; it has one spelling.
 
-use axum::http::HeaderMap;
+pub use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -115,7 +115,7 @@ pub fn decode(value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
