@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{out, when};
-use crate::admission::{Isolation, LaunchDefinition, Review, Source};
+use crate::admission::{Isolation, LaunchDefinition, Remote, Review, Source};
 use crate::api::types::{LaunchView, ServerView, ToolView};
+use crate::remote::LoginView;
 
 /// What the cage gives to every server beside its lack of a network, in one sentence.
 const CAGE: &str =
@@ -28,6 +29,13 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
     text.field("from", &server.origin);
     text.field("source", &source(&server.launch.source));
     text.field("configured", &out::shell(&server.launch.configured));
+    if let Source::Remote(definition) = &server.launch.source {
+        remote(&mut text, definition);
+    }
+    if let Some(state) = &server.login {
+        text.field("login", &login(state));
+    }
+    let is_remote = matches!(server.launch.source, Source::Remote(_));
     let Some(review) = &server.review else {
         loosenings(&mut text, &server.launch);
         text.field("review", &format!("none yet; run `lazaret server review {}`", server.name));
@@ -35,11 +43,13 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
         return text.0;
     };
     text.field("reviewed", &when(review.at));
-    package(&mut text, review);
-    text.field("image", &review.image_id);
-    text.field("runs", &out::shell(&review.argv));
-    let network = if server.launch.egress.is_empty() { "no network" } else { "no network but what is named below" };
-    text.field("cage", &format!("{network}, {CAGE}"));
+    if !is_remote {
+        package(&mut text, review);
+        text.field("image", &review.image_id);
+        text.field("runs", &out::shell(&review.argv));
+        let network = if server.launch.egress.is_empty() { "no network" } else { "no network but what is named below" };
+        text.field("cage", &format!("{network}, {CAGE}"));
+    }
     loosenings(&mut text, &server.launch);
     text.field(
         "protocol",
@@ -120,6 +130,7 @@ impl Page {
 
 fn state(server: &ServerView) -> String {
     match (server.active, &server.container) {
+        (true, Some(origin)) if origin.contains("://") => format!("{}, connected to at {origin}", server.state),
         (true, Some(container)) => format!("{}, running in container {}", server.state, short(container)),
         (true, None) => format!("{}, started by its first call", server.state),
         (false, _) => format!("{}: it serves no calls", server.state),
@@ -143,6 +154,50 @@ pub fn source(source: &Source) -> String {
         }
         Source::Local { path, .. } => format!("local {}", path.display()),
         Source::Image { image, .. } => format!("image {image}"),
+        Source::Remote(remote) => format!("remote {}", remote.url()),
+    }
+}
+
+/// Where it is, and what it is told beside the calls.
+fn remote(text: &mut Page, remote: &Remote) {
+    text.field("reached", match (remote.plain_http(), remote.private()) {
+        (true, _) => "over PLAIN HTTP, on this host only",
+        (false, true) => "over TLS, also in a PRIVATE network or on this host",
+        (false, false) => "over TLS, at public addresses only",
+    });
+    text.field("runs", "elsewhere: nothing of it runs here, and whoever runs it sees what its calls tell it");
+    for header in remote.headers() {
+        text.field("header", &format!("{}: {}(secret {})", header.name, header.prefix, header.secret));
+    }
+    if let Some(oauth) = remote.oauth() {
+        let mut words = vec![format!("OAuth, {}", oauth.grant.as_str())];
+        words.extend(oauth.client_id.as_ref().map(|id| format!("client {id}")));
+        words.extend(oauth.client_secret.as_ref().map(|name| format!("its secret {name}")));
+        words.extend(oauth.issuer.as_ref().map(|issuer| format!("only by {issuer}")));
+        let scopes: Vec<&str> = oauth.scopes.iter().map(String::as_str).collect();
+        words.extend((!scopes.is_empty()).then(|| format!("scopes {}", scopes.join(" "))));
+        text.field("wants", &words.join(", "));
+    }
+}
+
+/// Whether somebody is logged in, and until when.
+pub fn login(login: &LoginView) -> String {
+    let who = match (&login.issuer, &login.by) {
+        (Some(issuer), Some(by)) => format!(" by {by} at {issuer}"),
+        (Some(issuer), None) => format!(" at {issuer}"),
+        _ => String::new(),
+    };
+    let scope = login.scope.as_ref().map(|scope| format!(", scope {scope}")).unwrap_or_default();
+    let until = match (login.until, login.refreshes) {
+        (Some(until), true) => format!(" until {}, renewed by itself", when(until)),
+        (Some(until), false) => format!(" until {}", when(until)),
+        (None, _) => String::new(),
+    };
+    match (login.logged_in, login.since.is_some()) {
+        (true, _) => format!("logged in{who}{until}{scope}"),
+        (false, true) => format!("the login has ended{until}; run `lazaret server login`"),
+        (false, false) if login.refreshes => "by itself, at the first call".into(),
+        (false, false) => "nobody is logged in; run `lazaret server login`".into(),
     }
 }
 
@@ -338,6 +393,7 @@ mod tests {
             decided_pin: None,
             tools: Counts::default(),
             container: None,
+            login: None,
             history: vec![],
         };
         let tool = ToolView {
