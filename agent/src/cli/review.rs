@@ -160,11 +160,14 @@ pub fn source(source: &Source) -> String {
 
 /// Where it is, and what it is told beside the calls.
 fn remote(text: &mut Page, remote: &Remote) {
-    text.field("reached", match (remote.plain_http(), remote.private()) {
-        (true, _) => "over PLAIN HTTP, on this host only",
-        (false, true) => "over TLS, also in a PRIVATE network or on this host",
-        (false, false) => "over TLS, at public addresses only",
-    });
+    text.field(
+        "reached",
+        match (remote.plain_http(), remote.private()) {
+            (true, _) => "over PLAIN HTTP, on this host only",
+            (false, true) => "over TLS, also in a PRIVATE network or on this host",
+            (false, false) => "over TLS, at public addresses only",
+        },
+    );
     text.field("runs", "elsewhere: nothing of it runs here, and whoever runs it sees what its calls tell it");
     for header in remote.headers() {
         text.field("header", &format!("{}: {}(secret {})", header.name, header.prefix, header.secret));
@@ -310,7 +313,9 @@ fn isolation(isolation: Isolation) -> &'static str {
 }
 
 fn loosenings(text: &mut Page, launch: &LaunchView) {
-    text.field("isolation", isolation(launch.isolation));
+    let is_remote = matches!(launch.source, Source::Remote(_));
+    let shared = isolation(launch.isolation);
+    text.field("isolation", &if is_remote { shared.replace("container", "connection") } else { shared.to_owned() });
     for mount in &launch.mounts {
         let how = if mount.writable { "WRITABLE" } else { "read-only" };
         text.field("loosening", &format!("sees {} as {}, {how}", mount.host.display(), mount.container.display()));
@@ -329,7 +334,7 @@ fn loosenings(text: &mut Page, launch: &LaunchView) {
     for (name, value) in &launch.code_env {
         text.field("loads code", &format!("{name}={}", out::shell(&[value])));
     }
-    if launch.mounts.is_empty() && launch.egress.is_empty() {
+    if launch.mounts.is_empty() && launch.egress.is_empty() && !is_remote {
         text.field("loosenings", "none");
     }
 }
@@ -345,7 +350,10 @@ pub fn launch(definition: &LaunchDefinition) -> String {
     let mut text = Page::default();
     let view = LaunchView::from(definition);
     text.field("source", &source(&view.source));
-    text.field("arguments", &out::shell(&view.args));
+    match &view.source {
+        Source::Remote(definition) => remote(&mut text, definition),
+        _ => text.field("arguments", &out::shell(&view.args)),
+    }
     loosenings(&mut text, &view);
     text.0.trim_end().to_owned()
 }

@@ -9,15 +9,15 @@ use super::instance::Instance;
 use super::out::{self, Rows, plain, state};
 use super::talk::{Progress, confirm};
 use super::{CliError, review, tool};
-use crate::admission::{AdmissionState, Source};
 use crate::admission::review::Again;
+use crate::admission::{AdmissionState, Source};
 use crate::api::client::{AdminClient, escape};
 use crate::api::types::{ApproveServer, Done, Logs, ReviewServer, ServerView, ToolView, Why};
 
 pub async fn run(instance: &Instance, command: ServerCommand) -> Result<(), CliError> {
     let admin = instance.admin();
     match command {
-        ServerCommand::Add(args) => add::run(&admin, args).await,
+        ServerCommand::Add(args) => add::run(&admin, *args).await,
         ServerCommand::List(args) => list(&admin, args.json.json).await,
         ServerCommand::Show(args) => show(&get(&admin, &args.name).await?, &admin, args.json.json, args.full).await,
         ServerCommand::Review(args) => {

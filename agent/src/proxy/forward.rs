@@ -141,9 +141,7 @@ fn describe(answer: &Result<Reply, UpstreamError>) -> (Outcome, Option<String>, 
             e @ (UpstreamError::Ended { sent: true, .. }
             | UpstreamError::Timeout { .. }
             | UpstreamError::Remote { sent: true, .. }),
-        ) => {
-            (Outcome::Unknown, Some(e.to_string()), Value::Null)
-        }
+        ) => (Outcome::Unknown, Some(e.to_string()), Value::Null),
         Err(e) => (Outcome::Error, Some(e.to_string()), Value::Null),
     }
 }

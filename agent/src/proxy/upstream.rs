@@ -125,7 +125,8 @@ impl Upstream {
         tokio::spawn(pump::write(queue, cage.stdin, calls.clone()));
         let incoming = pump::Incoming { ears, exit: cage.exit, stderr: cage.stderr.clone() };
         let reader = tokio::spawn(incoming.read(cage.stdout));
-        let way = Way { id: cage.container_id, calls, outgoing, stderr: cage.stderr, wire: None, tools_changed, reader };
+        let way =
+            Way { id: cage.container_id, calls, outgoing, stderr: cage.stderr, wire: None, tools_changed, reader };
         Self::greeted(way, limits).await
     }
 
@@ -205,7 +206,8 @@ impl Upstream {
     }
 
     fn tells_of_changes(&self) -> bool {
-        let says = |kind: &str| self.capabilities.get(kind).and_then(|of| of.get("listChanged")).and_then(Json::as_bool);
+        let says =
+            |kind: &str| self.capabilities.get(kind).and_then(|of| of.get("listChanged")).and_then(Json::as_bool);
         ["tools", "prompts", "resources"].into_iter().any(|kind| says(kind) == Some(true))
     }
 

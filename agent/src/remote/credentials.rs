@@ -185,7 +185,7 @@ impl Credentials {
     }
 
     /// A token that is good now; another one than `stale`, which was refused.
-    pub(super) async fn token(
+    pub(in crate::remote) async fn token(
         &self,
         http: &Http,
         server: &str,

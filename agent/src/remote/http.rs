@@ -18,9 +18,9 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use url::Url;
 
+use super::RemoteError;
 use super::address::{self, Lookup};
 use super::tls::Trust;
-use super::RemoteError;
 use crate::admission::Reachable;
 
 /// For a connection and its TLS.
@@ -131,8 +131,9 @@ impl Http {
         for address in addresses {
             let failed = |cause: String| RemoteError::Connect { host: host(url), cause };
             let opened = async {
-                let stream =
-                    TcpStream::connect(address).await.map_err(|e| failed(format!("{} does not answer: {e}", address.ip())))?;
+                let stream = TcpStream::connect(address)
+                    .await
+                    .map_err(|e| failed(format!("{} does not answer: {e}", address.ip())))?;
                 let _ = stream.set_nodelay(true);
                 if url.scheme() == "http" {
                     return self.handshake(url, stream).await;
@@ -147,7 +148,9 @@ impl Http {
             match tokio::time::timeout(CONNECT, opened).await {
                 Ok(Ok(sender)) => return Ok(sender),
                 Ok(Err(e)) => error = Some(e),
-                Err(_) => error = Some(failed(format!("{} does not answer within {} s", address.ip(), CONNECT.as_secs()))),
+                Err(_) => {
+                    error = Some(failed(format!("{} does not answer within {} s", address.ip(), CONNECT.as_secs())))
+                }
             }
         }
         Err(error.unwrap_or_else(|| RemoteError::Connect { host: host(url), cause: "it has no address".into() }))
@@ -157,8 +160,7 @@ impl Http {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(url, e))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(url, e))?;
         // Ends with its sender; what breaks there shows in the answer.
         tokio::spawn(connection);
         Ok(sender)

@@ -10,6 +10,8 @@ mod headers;
 mod http;
 pub mod oauth;
 pub mod sse;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 
 use std::sync::Arc;
@@ -28,7 +30,9 @@ pub enum RemoteError {
     Connect { host: String, cause: String },
     #[error("cannot trust {host}: {cause}; see its certificate, and the certificate authorities of this host")]
     Tls { host: String, cause: String },
-    #[error("{from} sends its callers on to {to}, which is another origin; it was not followed. Name that URL if it is meant")]
+    #[error(
+        "{from} sends its callers on to {to}, which is another origin; it was not followed. Name that URL if it is meant"
+    )]
     Redirect { from: String, to: String },
     #[error("the connection to {host} broke: {cause}")]
     Broken { host: String, cause: String, sent: bool },

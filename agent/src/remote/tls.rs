@@ -4,9 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::{ClientConfig, RootCertStore};
 
+type Loaded = Result<(Arc<ClientConfig>, usize), String>;
+
 /// Read when it is first needed, once.
 #[derive(Clone)]
-pub(super) struct Trust(Arc<OnceLock<Result<(Arc<ClientConfig>, usize), String>>>);
+pub(super) struct Trust(Arc<OnceLock<Loaded>>);
 
 impl Trust {
     pub(super) fn system() -> Self {
@@ -28,7 +30,7 @@ impl Trust {
         self.get().clone().map(|(_, count)| count)
     }
 
-    fn get(&self) -> &Result<(Arc<ClientConfig>, usize), String> {
+    fn get(&self) -> &Loaded {
         self.0.get_or_init(|| {
             let found = rustls_native_certs::load_native_certs();
             let mut roots = RootCertStore::empty();

@@ -22,17 +22,13 @@ pub(super) fn routes() -> Router<Arc<Api>> {
 
 async fn server(api: &Arc<Api>, name: &str) -> Result<Server, Failure> {
     let name = name.to_owned();
-    blocking(api, move |app| {
-        Ok(app.admission.get(&name)?.ok_or_else(|| AdmissionError::NoServer(name.clone()))?)
-    })
-    .await
+    blocking(api, move |app| Ok(app.admission.get(&name)?.ok_or_else(|| AdmissionError::NoServer(name.clone()))?)).await
 }
 
 fn remote(server: &Server) -> Result<&Remote, Failure> {
-    server
-        .launch
-        .remote()
-        .ok_or_else(|| Failure::invalid(format!("cannot log in at {}: it is run here, and is no remote server", server.name)))
+    server.launch.remote().ok_or_else(|| {
+        Failure::invalid(format!("cannot log in at {}: it is run here, and is no remote server", server.name))
+    })
 }
 
 /// The answer of a login goes to a process of the person who asked for it, and to no other host.
@@ -53,7 +49,9 @@ async fn begin(
     Input(BeginLogin { redirect }): Input<BeginLogin>,
 ) -> Answer<LoginBegun> {
     if !is_loopback(&redirect) {
-        return Err(Failure::invalid("cannot begin a login: its answer must come to this host, http://127.0.0.1:PORT/..."));
+        return Err(Failure::invalid(
+            "cannot begin a login: its answer must come to this host, http://127.0.0.1:PORT/...",
+        ));
     }
     let server = server(&api, &name).await?;
     let http = api.app.remotes.http(remote(&server)?);
@@ -118,7 +116,9 @@ mod tests {
     #[test]
     fn an_answer_comes_to_this_host_only() {
         assert!(is_loopback("http://127.0.0.1:4711/callback") && is_loopback("http://[::1]:4711/callback"));
-        for bad in ["https://127.0.0.1/", "http://evil.example/", "http://localhost/", "http://127.0.0.1@evil.example/", ""] {
+        for bad in
+            ["https://127.0.0.1/", "http://evil.example/", "http://localhost/", "http://127.0.0.1@evil.example/", ""]
+        {
             assert!(!is_loopback(bad), "{bad}");
         }
     }

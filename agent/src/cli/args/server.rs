@@ -10,7 +10,7 @@ use crate::admission::{Isolation, OAuthGrant};
 /// Servers behind the door: everything starts in quarantine
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
-    Add(ServerAddArgs),
+    Add(Box<ServerAddArgs>),
     List(ServerListArgs),
     Show(ServerShowArgs),
     Review(ServerReviewArgs),

@@ -251,7 +251,7 @@ mod tests {
     fn add(line: &[&str]) -> Result<LaunchDefinition, CliError> {
         let cli = Cli::try_parse_from(["lazaret", "server", "add", "x"].iter().chain(line)).unwrap();
         let Command::Server(ServerCommand::Add(args)) = cli.command else { panic!("not an add") };
-        definition(args, Path::new("/"), |name| (name == "SET").then(|| "from-env".to_owned()))
+        definition(*args, Path::new("/"), |name| (name == "SET").then(|| "from-env".to_owned()))
     }
 
     #[test]
@@ -336,7 +336,8 @@ mod tests {
         assert_eq!((remote.headers()[0].prefix.as_str(), remote.headers()[0].secret.as_str()), ("Bearer ", "SET"));
         assert_eq!((launch.env["SET"].as_str(), launch.secrets.contains("SET")), ("from-env", true));
         assert!(!serde_json::to_string(&crate::api::types::LaunchView::from(&launch)).unwrap().contains("from-env"));
-        let launch = add(&["--url", "https://a.example/", "--oauth", "--oauth-scope", "b", "--oauth-scope", "a"]).unwrap();
+        let launch =
+            add(&["--url", "https://a.example/", "--oauth", "--oauth-scope", "b", "--oauth-scope", "a"]).unwrap();
         assert!(launch.remote().unwrap().oauth().is_some_and(|oauth| oauth.scopes.len() == 2));
         for bad in [
             &["--url", "http://a.example/"][..],

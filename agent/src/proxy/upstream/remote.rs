@@ -100,14 +100,7 @@ struct Request {
 
 impl Wire {
     pub(super) fn new(link: RemoteLink, ears: Ears, log: StderrLog) -> Arc<Self> {
-        Arc::new(Self {
-            link,
-            ears,
-            log,
-            unasked: Mutex::default(),
-            talk: Mutex::default(),
-            listens: Notify::new(),
-        })
+        Arc::new(Self { link, ears, log, unasked: Mutex::default(), talk: Mutex::default(), listens: Notify::new() })
     }
 
     fn talk(&self) -> MutexGuard<'_, Talk> {
@@ -234,7 +227,9 @@ impl Wire {
             return self.stream(request.id, response).await;
         }
         if !is_type(&response, "application/json") {
-            return Err(self.protocol(&request.method, format!("it answers with {status}, and neither JSON nor events")));
+            return Err(
+                self.protocol(&request.method, format!("it answers with {status}, and neither JSON nor events"))
+            );
         }
         let whole = match body(&self.link.url, response, self.ears.bounds.max_message_bytes).await {
             Err(RemoteError::TooLong { limit, .. }) => {
@@ -352,10 +347,14 @@ impl Wire {
                 "it wants a login; remove it, and add it again with --oauth, or with --header and a secret".into()
             }
             StatusCode::UNAUTHORIZED => "it does not take the secret in its --header; add it again with another".into(),
-            StatusCode::FORBIDDEN if challenge.as_ref().is_some_and(|c| c.error.as_deref() == Some("insufficient_scope")) => {
+            StatusCode::FORBIDDEN
+                if challenge.as_ref().is_some_and(|c| c.error.as_deref() == Some("insufficient_scope")) =>
+            {
                 let scope = challenge.and_then(|challenge| challenge.scope).unwrap_or_default();
                 let scope: String = scope.chars().filter(|c| !c.is_control()).take(200).collect();
-                format!("its login lacks the scope {scope:?}; add it again with --oauth-scope, then `lazaret server login {server}`")
+                format!(
+                    "its login lacks the scope {scope:?}; add it again with --oauth-scope, then `lazaret server login {server}`"
+                )
             }
             _ => match after {
                 Some(secs) => format!("it answers with {status}, and asks for {secs} s of peace{said}"),

@@ -36,13 +36,14 @@ pub async fn begin(
 ) -> Result<Login, OAuthError> {
     let found = super::discover(http, remote).await?;
     let server = found.server;
-    let endpoint = server
-        .authorization_endpoint
-        .clone()
-        .ok_or_else(|| OAuthError::Metadata(format!("{} has no authorization endpoint", super::clean(&server.issuer))))?;
+    let endpoint = server.authorization_endpoint.clone().ok_or_else(|| {
+        OAuthError::Metadata(format!("{} has no authorization endpoint", super::clean(&server.issuer)))
+    })?;
     if !server.code_challenge_methods_supported.iter().any(|method| method == "S256") {
         let issuer = super::clean(&server.issuer);
-        return Err(OAuthError::Metadata(format!("{issuer} does not know PKCE with S256, without which a code can be stolen")));
+        return Err(OAuthError::Metadata(format!(
+            "{issuer} does not know PKCE with S256, without which a code can be stolen"
+        )));
     }
     let known = remote.oauth().and_then(|oauth| oauth.client_id.clone());
     let methods = server.token_endpoint_auth_methods_supported.clone();
@@ -102,7 +103,13 @@ struct Registered {
     token_endpoint_auth_method: Option<String>,
 }
 
-async fn register(http: &Http, url: &Url, redirect: &str, scopes: &[String], client: &mut Client) -> Result<(), OAuthError> {
+async fn register(
+    http: &Http,
+    url: &Url,
+    redirect: &str,
+    scopes: &[String],
+    client: &mut Client,
+) -> Result<(), OAuthError> {
     let mut wish = serde_json::json!({
         "client_name": "Lazaret",
         "redirect_uris": [redirect],
@@ -129,7 +136,8 @@ async fn register(http: &Http, url: &Url, redirect: &str, scopes: &[String], cli
     let registered: Registered =
         serde_json::from_slice(&bytes).map_err(|_| refused("its answer to a registration has no client".into()))?;
     client.id = registered.client_id;
-    client.secret = registered.client_secret.filter(|_| registered.token_endpoint_auth_method.as_deref() != Some("none"));
+    client.secret =
+        registered.client_secret.filter(|_| registered.token_endpoint_auth_method.as_deref() != Some("none"));
     client.secret_in_body = registered.token_endpoint_auth_method.as_deref() == Some("client_secret_post");
     Ok(())
 }
@@ -191,7 +199,8 @@ mod tests {
             assert!(matches!(code(&plain, bad), Err(OAuthError::NotOurs(_))), "{bad}");
         }
         assert!(matches!(plain.code("nonsense"), Err(OAuthError::NotOurs(_))));
-        let denied = code(&plain, "error=access_denied&error_description=no%0Away&state=right").unwrap_err().to_string();
+        let denied =
+            code(&plain, "error=access_denied&error_description=no%0Away&state=right").unwrap_err().to_string();
         assert!(denied.contains("access_denied: noway"), "{denied}");
         assert!(matches!(code(&plain, "error=access_denied&state=wrong"), Err(OAuthError::NotOurs(_))));
         assert!(matches!(code(&login(true), "code=a&state=right"), Err(OAuthError::NotOurs(_))));

@@ -56,9 +56,13 @@ pub async fn discover(http: &Http, remote: &Remote) -> Result<Found, OAuthError>
     let wanted = remote.oauth().and_then(|oauth| oauth.issuer.as_deref());
     let issuer = match wanted {
         Some(wanted) => issuers.iter().find(|issuer| same_issuer(issuer, wanted)).ok_or_else(|| {
-            OAuthError::Metadata(format!("the server does not name the authorization server {wanted} that the definition wants"))
+            OAuthError::Metadata(format!(
+                "the server does not name the authorization server {wanted} that the definition wants"
+            ))
         })?,
-        None => issuers.first().ok_or_else(|| OAuthError::Metadata("the server names no authorization server".into()))?,
+        None => {
+            issuers.first().ok_or_else(|| OAuthError::Metadata("the server names no authorization server".into()))?
+        }
     };
     let server = authorization_server(http, issuer).await?;
     let defined = remote.oauth().map(|oauth| oauth.scopes.iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
@@ -98,7 +102,8 @@ async fn resource(http: &Http, remote: &Remote, challenge: Option<&Challenge>) -
     let named = challenge.and_then(|challenge| challenge.resource_metadata.as_deref());
     let places = match named {
         Some(named) => {
-            let url = Url::parse(named).map_err(|e| OAuthError::Metadata(format!("its metadata's URL is none: {e}")))?;
+            let url =
+                Url::parse(named).map_err(|e| OAuthError::Metadata(format!("its metadata's URL is none: {e}")))?;
             if url.origin() != own.origin() {
                 let there = super::clean(&url.origin().ascii_serialization());
                 return Err(OAuthError::Metadata(format!(
@@ -114,7 +119,9 @@ async fn resource(http: &Http, remote: &Remote, challenge: Option<&Challenge>) -
         let about = Url::parse(&found.resource).ok().filter(|about| covers(about, own));
         if about.is_none() {
             let about = super::clean(&found.resource);
-            return Err(OAuthError::Metadata(format!("the metadata at {place} is about {about}, which is another server")));
+            return Err(OAuthError::Metadata(format!(
+                "the metadata at {place} is about {about}, which is another server"
+            )));
         }
         return Ok(Some(found));
     }
@@ -167,7 +174,8 @@ async fn authorization_server(http: &Http, issuer: &str) -> Result<Authorization
             let other = super::clean(&found.issuer);
             return Err(bad(format!("its metadata says that it is {other}")));
         }
-        let endpoints = [found.authorization_endpoint.as_ref(), Some(&found.token_endpoint), found.registration_endpoint.as_ref()];
+        let endpoints =
+            [found.authorization_endpoint.as_ref(), Some(&found.token_endpoint), found.registration_endpoint.as_ref()];
         for endpoint in endpoints.into_iter().flatten() {
             http.reachable().judge_url(endpoint).map_err(|why| bad(format!("its endpoint {endpoint}: {why}")))?;
         }
@@ -203,7 +211,8 @@ mod tests {
         for resource in ["https://a.example", "https://a.example/", "https://a.example/mcp", "https://a.example/mcp/"] {
             assert!(covers(resource, "https://a.example/mcp"), "{resource}");
         }
-        for resource in ["https://b.example/mcp", "http://a.example/mcp", "https://a.example/mc", "https://a.example/mcp/x"]
+        for resource in
+            ["https://b.example/mcp", "http://a.example/mcp", "https://a.example/mc", "https://a.example/mcp/x"]
         {
             assert!(!covers(resource, "https://a.example/mcp"), "{resource}");
         }

@@ -11,11 +11,11 @@ mod metadata;
 mod token;
 
 pub use self::challenge::Challenge;
+pub(super) use self::login::secret_in_body;
 pub use self::login::{Login, begin, finish};
 pub(super) use self::metadata::discover;
 pub use self::metadata::{AuthorizationServer, Resource};
 pub use self::token::{Client, Tokens};
-pub(super) use self::login::secret_in_body;
 pub(super) use self::token::{Failed, client_credentials, refresh};
 
 use super::RemoteError;
@@ -37,7 +37,9 @@ pub enum OAuthError {
     Expired { server: String, why: String },
     #[error("cannot find out how to log in: {0}; ask who runs the server")]
     Metadata(String),
-    #[error("the authorization server {issuer} refused: {why}; see what it wants, then run `lazaret server login` again")]
+    #[error(
+        "the authorization server {issuer} refused: {why}; see what it wants, then run `lazaret server login` again"
+    )]
     Refused { issuer: String, why: String },
     #[error("this is not the answer to the login that was begun: {0}; run `lazaret server login` again")]
     NotOurs(&'static str),
@@ -51,3 +53,6 @@ pub enum OAuthError {
 fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,12 +80,8 @@ impl Failed {
 }
 
 pub async fn code(http: &Http, client: &Client, code: &str, verifier: &str, redirect: &str) -> Result<Tokens, Failed> {
-    let form = [
-        ("grant_type", "authorization_code"),
-        ("code", code),
-        ("code_verifier", verifier),
-        ("redirect_uri", redirect),
-    ];
+    let form =
+        [("grant_type", "authorization_code"), ("code", code), ("code_verifier", verifier), ("redirect_uri", redirect)];
     ask(http, client, &form).await
 }
 
@@ -185,7 +181,8 @@ mod tests {
 
     #[test]
     fn only_a_bearer_token_that_a_header_can_carry_is_taken() {
-        let good = tokens(br#"{"access_token":"hunter2","token_type":"bearer","expires_in":3600,"scope":"a"}"#).unwrap();
+        let good =
+            tokens(br#"{"access_token":"hunter2","token_type":"bearer","expires_in":3600,"scope":"a"}"#).unwrap();
         assert!(good.expires.is_some_and(|at| at > Timestamp::now() + SignedDuration::from_secs(3500)));
         assert!(!format!("{good:?}").contains("hunter2"));
         let float = tokens(br#"{"access_token":"a","token_type":"Bearer","expires_in":60.5}"#).unwrap();

@@ -12,7 +12,9 @@ pub(super) fn definition(url: &str, args: &RemoteArgs) -> Result<Remote, CliErro
         None => None,
         Some(text) => Some(text.strip_prefix(MARK).map(str::to_owned).ok_or_else(|| {
             // Not shown: it may be the secret.
-            CliError::Usage("cannot take --oauth-client-secret from an argument, which others see; write secret:REF".into())
+            CliError::Usage(
+                "cannot take --oauth-client-secret from an argument, which others see; write secret:REF".into(),
+            )
         })?),
     };
     let oauth = args.oauth.then(|| OAuth {
@@ -48,7 +50,9 @@ pub(super) fn refuse_what_is_of_a_cage(args: &ServerAddArgs) -> Result<(), CliEr
         ("a command", !args.command.is_empty()),
     ];
     match given.iter().find(|(_, given)| *given) {
-        Some((what, _)) => Err(CliError::Usage(format!("cannot use {what} with --url: a remote server has no cage here"))),
+        Some((what, _)) => {
+            Err(CliError::Usage(format!("cannot use {what} with --url: a remote server has no cage here")))
+        }
         None => Ok(()),
     }
 }

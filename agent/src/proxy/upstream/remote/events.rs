@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use hyper::Response;
 use hyper::body::Incoming as Body;
 use hyper::header::{ACCEPT, HeaderName, HeaderValue};
-use hyper::Response;
 
 use super::{UpstreamError, Wire, remote_error};
 use crate::remote::{Ask, is_type, sse};

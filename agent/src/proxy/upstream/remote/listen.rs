@@ -27,7 +27,8 @@ impl Wire {
         let (mut last, mut pause) = (None::<String>, SHORTEST);
         for turn in 0u64.. {
             let opened = Instant::now();
-            let response = if self.is_stateless() { self.subscribe(turn).await } else { self.get(last.as_deref()).await };
+            let response =
+                if self.is_stateless() { self.subscribe(turn).await } else { self.get(last.as_deref()).await };
             match response {
                 Ok(response) if response.status().is_success() && is_type(&response, "text/event-stream") => {
                     if let Ok(stop) = self.events(None, response).await {
