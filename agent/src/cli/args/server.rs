@@ -35,7 +35,7 @@ Examples:
   lazaret server add mine --local ./server.py -- python3 {src}
   lazaret server add scan --image sha256:0123...
   lazaret server add issues --url https://mcp.example.com/mcp --oauth
-  lazaret server add search --url https://mcp.example.com/mcp --header 'Authorization=Bearer secret:SEARCH_TOKEN'")]
+  lazaret server add search --url https://mcp.example.com/mcp --header X-Api-Key=secret:SEARCH_KEY --secret SEARCH_KEY=@/root/key")]
 pub struct ServerAddArgs {
     /// Name that operators and agents see.
     pub name: String,
@@ -54,8 +54,6 @@ pub struct ServerAddArgs {
     /// Streamable HTTP server that somebody else runs. It is reached over TLS at public addresses, and nothing runs here.
     #[arg(long, value_name = "URL", group = "source")]
     pub url: Option<String>,
-    #[command(flatten)]
-    pub remote: RemoteArgs,
     /// Environment of the server. `--env NAME` takes the value from your environment, so that it stands in no argv.
     #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -77,6 +75,9 @@ pub struct ServerAddArgs {
     /// Command of a client's config, or arguments for the server.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    // Last: its heading holds for whatever comes behind it.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }
 
 /// What belongs to --url.
