@@ -29,6 +29,7 @@ use crate::kernel::shadow::{ShadowError, Shadows};
 use crate::kernel::{Backend, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
 use crate::policy::{Gates, PolicyError};
 use crate::proxy::{Hub, ListenError};
+use crate::remote::Remotes;
 use crate::sandbox::Sandbox;
 use crate::search::{SearchError, SearchIndex};
 use crate::store::{Store, StoreError};
@@ -93,6 +94,7 @@ pub struct App {
     pub http_url: Option<String>,
     pub http_address: Option<std::net::SocketAddr>,
     pub sandbox: Arc<Sandbox>,
+    pub remotes: Arc<Remotes>,
     pub hub: Arc<Hub>,
     pub kernel: Arc<Guard>,
     pub shadows: Arc<Shadows>,
@@ -247,7 +249,8 @@ fn build(
     sandbox.set_egress_witness(Arc::new(egress::Recorder::new(audit.clone())));
     sandbox.set_launch_grant(guard.clone());
     let sandbox = Arc::new(sandbox);
-    let hub = Hub::new(sandbox.clone(), admission.clone(), audit.clone(), &config);
+    let remotes = Arc::new(Remotes::new(store.clone()));
+    let hub = Hub::new(sandbox.clone(), remotes.clone(), admission.clone(), audit.clone(), &config);
     let shadows = Arc::new(Shadows::new(store.clone(), audit.clone(), admission.clone(), guard.clone()));
     let clients = Arc::new(ClientWatch::start(&config.clients.homes, &config.clients.projects, &paths.run_dir)?);
     clients::teach(&clients, &shadows);
@@ -267,6 +270,7 @@ fn build(
         http_url: http.map(|http| http.url()),
         http_address: http.map(|http| http.address()),
         sandbox,
+        remotes,
         hub,
         kernel: guard,
         shadows,

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod kernel;
 pub mod policy;
 pub mod proxy;
+pub mod remote;
 pub mod sandbox;
 pub mod search;
 pub mod store;

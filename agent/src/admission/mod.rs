@@ -14,6 +14,7 @@ pub mod install;
 pub mod launch;
 pub mod model;
 pub mod pins;
+pub mod remote;
 pub mod review;
 mod service;
 mod watch;
@@ -23,6 +24,7 @@ pub use findings::Finding;
 pub use model::{
     AdmissionState, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition, loads_code,
 };
+pub use remote::{OAuth, OAuthGrant, Reachable, Remote, SecretHeader};
 pub use review::ReviewError;
 pub use service::{Admission, DeniedPin, valid_name};
 pub use watch::{ClientWatch, ConfigChange, Definition, EntryChange, What, Writer, WriterParent};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::egress::Egress;
 use super::findings::Finding;
+use super::remote::Remote;
 use crate::store::Record;
 
 /// Where a server's code comes from.
@@ -30,6 +31,8 @@ pub enum Source {
     Local { path: std::path::PathBuf, run: Vec<String> },
     /// An image that is on this host already, by name or id; its own entry point is run when `run` is empty.
     Image { image: String, run: Vec<String> },
+    /// A server that somebody else runs, reached over streamable HTTP. It has no image and no cage.
+    Remote(Box<Remote>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +95,14 @@ pub struct LaunchDefinition {
 }
 
 impl LaunchDefinition {
+    /// Where it is, if it is not run here.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.source {
+            Source::Remote(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
     /// The variables that decide which code runs, with their values: those are no secrets, they
     /// are part of the command.
     pub fn code_env(&self) -> impl Iterator<Item = (&str, &str)> {

@@ -93,6 +93,25 @@ pub fn launch_digest(launch: &LaunchDefinition) -> String {
             pin.text("local").bytes(path.as_os_str().as_encoded_bytes()).list(run.iter().map(String::as_str))
         }
         Source::Image { image, run } => pin.text("image").text(image).list(run.iter().map(String::as_str)),
+        Source::Remote(remote) => {
+            pin.text("remote").text(remote.url().as_str());
+            pin.text(if remote.private() { "private" } else { "public" });
+            pin.text(if remote.plain_http() { "plain" } else { "tls" });
+            pin.0.update((remote.headers().len() as u64).to_be_bytes());
+            for header in remote.headers() {
+                pin.text(&header.name).text(&header.prefix).text(&header.secret);
+            }
+            match remote.oauth() {
+                None => pin.text("no oauth"),
+                Some(oauth) => pin
+                    .text("oauth")
+                    .text(oauth.grant.as_str())
+                    .option(oauth.client_id.as_deref())
+                    .option(oauth.client_secret.as_deref())
+                    .list(oauth.scopes.iter().map(String::as_str).collect::<Vec<_>>().into_iter())
+                    .option(oauth.issuer.as_deref()),
+            }
+        }
     };
     pin.list(launch.args.iter().map(String::as_str));
     pin.list(launch.env.keys().map(String::as_str));
@@ -134,6 +153,7 @@ pub fn package_digest(launch: &LaunchDefinition) -> String {
             let tag = name.rfind(':').filter(|at| *at > name.rfind('/').unwrap_or(0));
             pin.text("image").text(&name[..tag.unwrap_or(name.len())])
         }
+        Source::Remote(remote) => pin.text("remote").text(&remote.origin()),
     };
     pin.finish()
 }

@@ -1,13 +1,17 @@
-//! Looks at a server before anybody trusts it: builds its image, starts it in the cage without a
+//! Looks at a server before anybody trusts it; one that somebody else runs is asked where it is. Else: builds its image, starts it in the cage without a
 //! network, asks what it offers, and ends it again. Whatever happens, no container stays.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::AdmissionError;
 use super::model::{Review, Server, Source};
+use super::remote::Remote;
 use super::service::Admission;
 use crate::proxy::json::Json;
-use crate::proxy::{Upstream, UpstreamError, UpstreamLimits};
+use crate::proxy::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};
+use crate::remote::{RemoteError, Remotes};
 use crate::sandbox::{BuiltImage, CageSpec, Purpose, Sandbox, SandboxError};
 
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +20,8 @@ pub enum ReviewError {
     Cage { server: String, source: SandboxError },
     #[error("cannot review {server}: {source}")]
     Server { server: String, source: UpstreamError },
+    #[error("cannot review {server}: {source}")]
+    Remote { server: String, source: RemoteError },
     #[error(transparent)]
     Admission(#[from] AdmissionError),
 }
@@ -45,8 +51,10 @@ struct Listing {
 
 /// Reviews the server `name` and records what was found. It stays (or gets back) in quarantine
 /// unless what is found is exactly what was approved.
+#[expect(clippy::too_many_arguments, reason = "the parts of the house that a review needs, each once")]
 pub async fn review(
     sandbox: &Sandbox,
+    remotes: &Arc<Remotes>,
     admission: &Admission,
     limits: UpstreamLimits,
     name: &str,
@@ -55,6 +63,9 @@ pub async fn review(
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Server, ReviewError> {
     let server = admission.get(name)?.ok_or_else(|| AdmissionError::NoServer(name.into()))?;
+    if let Some(remote) = server.launch.remote() {
+        return review_remote(remotes, admission, limits, &server, remote, by, progress).await;
+    }
     let cage = |source| ReviewError::Cage { server: name.into(), source };
     let mut built = image(sandbox, &server, again, progress).await.map_err(cage)?;
     let mut listing = look(sandbox, &server, &built, limits, progress).await;
@@ -73,6 +84,34 @@ pub async fn review(
     };
     clean_up(sandbox, &server, &built.image_id, recorded.as_ref().ok()).await;
     recorded
+}
+
+/// There is no image and no cage: what is pinned is where it is, and what it lists.
+async fn review_remote(
+    remotes: &Arc<Remotes>,
+    admission: &Admission,
+    limits: UpstreamLimits,
+    server: &Server,
+    remote: &Remote,
+    by: &str,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Server, ReviewError> {
+    progress(&format!("connecting to {}", remote.url()));
+    let link = RemoteLink::of(remotes, server);
+    let link = link.map_err(|source| ReviewError::Remote { server: server.name.clone(), source })?;
+    let failed = |source| ReviewError::Server { server: server.name.clone(), source };
+    let Some(link) = link else { return Err(AdmissionError::NoServer(server.name.clone()).into()) };
+    let upstream = Upstream::open(link, limits).await.map_err(failed)?;
+    let listing = list(&upstream).await;
+    upstream.stop().await;
+    let host = remote.url().host_str().unwrap_or_default();
+    let nothing_built = BuiltImage {
+        image_id: String::new(),
+        argv: Vec::new(),
+        package: serde_json::json!({ "kind": "remote", "publisher": host }),
+        lock: serde_json::Value::Null,
+    };
+    Ok(record(admission, &server.name, &nothing_built, listing.map_err(failed)?, by, progress)?)
 }
 
 fn record(

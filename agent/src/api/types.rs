@@ -14,6 +14,7 @@ use crate::admission::{
 use crate::config::Mode;
 use crate::identity::RevocationReason;
 use crate::proxy::ContainerLog;
+use crate::remote::LoginView;
 
 /// Longest request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -73,6 +74,26 @@ pub struct ApproveServer {
 pub struct ReviewServer {
     #[serde(default)]
     pub again: Again,
+}
+
+/// A login is begun: the answer comes to this URL on the operator's own machine.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeginLogin {
+    pub redirect: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LoginBegun {
+    /// For a person's browser.
+    pub url: String,
+}
+
+/// The URL that the browser was sent to.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinishLogin {
+    pub answer: String,
 }
 
 /// `by` is never in a request: it is the peer's user name.
@@ -328,8 +349,11 @@ pub struct ServerView {
     pub review: Option<Review>,
     pub decided_pin: Option<String>,
     pub tools: Counts,
-    /// Its running container.
+    /// Its running container; the origin of a remote server that is connected to.
     pub container: Option<String>,
+    /// Where its definition wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginView>,
     pub history: Vec<Transition>,
 }
 
@@ -345,6 +369,7 @@ impl ServerView {
             decided_pin: server.decided_pin,
             tools,
             container,
+            login: None,
             history: server.history,
         }
     }

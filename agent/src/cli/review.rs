@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{out, when};
-use crate::admission::{Isolation, LaunchDefinition, Review, Source};
+use crate::admission::{Isolation, LaunchDefinition, Remote, Review, Source};
 use crate::api::types::{LaunchView, ServerView, ToolView};
+use crate::remote::LoginView;
 
 /// What the cage gives to every server beside its lack of a network, in one sentence.
 const CAGE: &str =
@@ -28,6 +29,13 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
     text.field("from", &server.origin);
     text.field("source", &source(&server.launch.source));
     text.field("configured", &out::shell(&server.launch.configured));
+    if let Source::Remote(definition) = &server.launch.source {
+        remote(&mut text, definition);
+    }
+    if let Some(state) = &server.login {
+        text.field("login", &login(state));
+    }
+    let is_remote = matches!(server.launch.source, Source::Remote(_));
     let Some(review) = &server.review else {
         loosenings(&mut text, &server.launch);
         text.field("review", &format!("none yet; run `lazaret server review {}`", server.name));
@@ -35,11 +43,13 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
         return text.0;
     };
     text.field("reviewed", &when(review.at));
-    package(&mut text, review);
-    text.field("image", &review.image_id);
-    text.field("runs", &out::shell(&review.argv));
-    let network = if server.launch.egress.is_empty() { "no network" } else { "no network but what is named below" };
-    text.field("cage", &format!("{network}, {CAGE}"));
+    if !is_remote {
+        package(&mut text, review);
+        text.field("image", &review.image_id);
+        text.field("runs", &out::shell(&review.argv));
+        let network = if server.launch.egress.is_empty() { "no network" } else { "no network but what is named below" };
+        text.field("cage", &format!("{network}, {CAGE}"));
+    }
     loosenings(&mut text, &server.launch);
     text.field(
         "protocol",
@@ -120,6 +130,7 @@ impl Page {
 
 fn state(server: &ServerView) -> String {
     match (server.active, &server.container) {
+        (true, Some(origin)) if origin.contains("://") => format!("{}, connected to at {origin}", server.state),
         (true, Some(container)) => format!("{}, running in container {}", server.state, short(container)),
         (true, None) => format!("{}, started by its first call", server.state),
         (false, _) => format!("{}: it serves no calls", server.state),
@@ -143,6 +154,53 @@ pub fn source(source: &Source) -> String {
         }
         Source::Local { path, .. } => format!("local {}", path.display()),
         Source::Image { image, .. } => format!("image {image}"),
+        Source::Remote(remote) => format!("remote {}", remote.url()),
+    }
+}
+
+/// Where it is, and what it is told beside the calls.
+fn remote(text: &mut Page, remote: &Remote) {
+    text.field(
+        "reached",
+        match (remote.plain_http(), remote.private()) {
+            (true, _) => "over PLAIN HTTP, on this host only",
+            (false, true) => "over TLS, also in a PRIVATE network or on this host",
+            (false, false) => "over TLS, at public addresses only",
+        },
+    );
+    text.field("runs", "elsewhere: nothing of it runs here, and whoever runs it sees what its calls tell it");
+    for header in remote.headers() {
+        text.field("header", &format!("{}: {}(secret {})", header.name, header.prefix, header.secret));
+    }
+    if let Some(oauth) = remote.oauth() {
+        let mut words = vec![format!("OAuth, {}", oauth.grant.as_str())];
+        words.extend(oauth.client_id.as_ref().map(|id| format!("client {id}")));
+        words.extend(oauth.client_secret.as_ref().map(|name| format!("its secret {name}")));
+        words.extend(oauth.issuer.as_ref().map(|issuer| format!("only by {issuer}")));
+        let scopes: Vec<&str> = oauth.scopes.iter().map(String::as_str).collect();
+        words.extend((!scopes.is_empty()).then(|| format!("scopes {}", scopes.join(" "))));
+        text.field("wants", &words.join(", "));
+    }
+}
+
+/// Whether somebody is logged in, and until when.
+pub fn login(login: &LoginView) -> String {
+    let who = match (&login.issuer, &login.by) {
+        (Some(issuer), Some(by)) => format!(" by {by} at {issuer}"),
+        (Some(issuer), None) => format!(" at {issuer}"),
+        _ => String::new(),
+    };
+    let scope = login.scope.as_ref().map(|scope| format!(", scope {scope}")).unwrap_or_default();
+    let until = match (login.until, login.refreshes) {
+        (Some(until), true) => format!(" until {}, renewed by itself", when(until)),
+        (Some(until), false) => format!(" until {}", when(until)),
+        (None, _) => String::new(),
+    };
+    match (login.logged_in, login.since.is_some()) {
+        (true, _) => format!("logged in{who}{until}{scope}"),
+        (false, true) => format!("the login has ended{until}; run `lazaret server login`"),
+        (false, false) if login.refreshes => "by itself, at the first call".into(),
+        (false, false) => "nobody is logged in; run `lazaret server login`".into(),
     }
 }
 
@@ -255,7 +313,9 @@ fn isolation(isolation: Isolation) -> &'static str {
 }
 
 fn loosenings(text: &mut Page, launch: &LaunchView) {
-    text.field("isolation", isolation(launch.isolation));
+    let is_remote = matches!(launch.source, Source::Remote(_));
+    let shared = isolation(launch.isolation);
+    text.field("isolation", &if is_remote { shared.replace("container", "connection") } else { shared.to_owned() });
     for mount in &launch.mounts {
         let how = if mount.writable { "WRITABLE" } else { "read-only" };
         text.field("loosening", &format!("sees {} as {}, {how}", mount.host.display(), mount.container.display()));
@@ -274,7 +334,7 @@ fn loosenings(text: &mut Page, launch: &LaunchView) {
     for (name, value) in &launch.code_env {
         text.field("loads code", &format!("{name}={}", out::shell(&[value])));
     }
-    if launch.mounts.is_empty() && launch.egress.is_empty() {
+    if launch.mounts.is_empty() && launch.egress.is_empty() && !is_remote {
         text.field("loosenings", "none");
     }
 }
@@ -290,7 +350,10 @@ pub fn launch(definition: &LaunchDefinition) -> String {
     let mut text = Page::default();
     let view = LaunchView::from(definition);
     text.field("source", &source(&view.source));
-    text.field("arguments", &out::shell(&view.args));
+    match &view.source {
+        Source::Remote(definition) => remote(&mut text, definition),
+        _ => text.field("arguments", &out::shell(&view.args)),
+    }
     loosenings(&mut text, &view);
     text.0.trim_end().to_owned()
 }
@@ -338,6 +401,7 @@ mod tests {
             decided_pin: None,
             tools: Counts::default(),
             container: None,
+            login: None,
             history: vec![],
         };
         let tool = ToolView {

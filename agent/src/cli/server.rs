@@ -2,21 +2,22 @@
 
 mod add;
 mod diff;
+mod login;
 
 use super::args::server::{ServerApproveArgs, ServerCommand, ServerDenyArgs, ServerLogsArgs, ServerRemoveArgs};
 use super::instance::Instance;
 use super::out::{self, Rows, plain, state};
 use super::talk::{Progress, confirm};
 use super::{CliError, review, tool};
-use crate::admission::AdmissionState;
 use crate::admission::review::Again;
+use crate::admission::{AdmissionState, Source};
 use crate::api::client::{AdminClient, escape};
 use crate::api::types::{ApproveServer, Done, Logs, ReviewServer, ServerView, ToolView, Why};
 
 pub async fn run(instance: &Instance, command: ServerCommand) -> Result<(), CliError> {
     let admin = instance.admin();
     match command {
-        ServerCommand::Add(args) => add::run(&admin, args).await,
+        ServerCommand::Add(args) => add::run(&admin, *args).await,
         ServerCommand::List(args) => list(&admin, args.json.json).await,
         ServerCommand::Show(args) => show(&get(&admin, &args.name).await?, &admin, args.json.json, args.full).await,
         ServerCommand::Review(args) => {
@@ -33,6 +34,7 @@ pub async fn run(instance: &Instance, command: ServerCommand) -> Result<(), CliE
         ServerCommand::Deny(args) => deny(&admin, args).await,
         ServerCommand::Remove(args) => remove(&admin, args).await,
         ServerCommand::Logs(args) => logs(&admin, &args).await,
+        ServerCommand::Login(args) => login::run(&admin, args).await,
     }
 }
 
@@ -77,7 +79,7 @@ async fn show(server: &ServerView, admin: &AdminClient, json: bool, full: bool) 
 
 /// Builds, starts and lists it, in the cage; the daemon says how far it is.
 async fn do_review(admin: &AdminClient, name: &str, again: Again) -> Result<ServerView, CliError> {
-    let progress = Progress::start(&format!("Reviewing {name}: building its image, then starting it without network"));
+    let progress = Progress::start(&format!("Reviewing {name}: looking at what it is, and asking what it offers"));
     Ok(admin.work(&format!("{}/review", path(name)), &ReviewServer { again }, |step| progress.step(step)).await?)
 }
 
@@ -114,7 +116,13 @@ async fn approve(admin: &AdminClient, args: ServerApproveArgs) -> Result<(), Cli
     if server.active {
         out::say(format!("{} is approved already, with this very pin.", args.name));
     } else {
-        confirm(&format!("Approve {} to run exactly this, in the cage?", args.name), args.yes)?;
+        confirm(
+            &match &server.launch.source {
+                Source::Remote(_) => format!("Approve {} to be called as long as it offers exactly this?", args.name),
+                _ => format!("Approve {} to run exactly this, in the cage?", args.name),
+            },
+            args.yes,
+        )?;
     }
     // A denial is reversed only by naming the pin; what is sent otherwise is what was shown.
     let pin = match server.state {
@@ -131,6 +139,12 @@ async fn approve(admin: &AdminClient, args: ServerApproveArgs) -> Result<(), Cli
         return Err(CliError::Negative);
     }
     out::say(match &server.container {
+        Some(origin) if matches!(server.launch.source, Source::Remote(_)) => {
+            format!(
+                "{} is approved and connected to at {origin}; {} tools are callable.",
+                server.name, server.tools.approved
+            )
+        }
         Some(_) => {
             format!("{} is approved and runs in its cage; {} tools are callable.", server.name, server.tools.approved)
         }
@@ -168,13 +182,16 @@ async fn logs(admin: &AdminClient, args: &ServerLogsArgs) -> Result<(), CliError
         out::say(format!("{} has not run since the daemon started.", args.name));
     }
     for log in &logs.containers {
-        let container = log.container.get(..12).unwrap_or(&log.container);
+        let remote = log.container.contains("://");
+        let container = log.container.get(..12).filter(|_| !remote).unwrap_or(&log.container);
+        let what = if remote { "connection to" } else { "container" };
         let holder = log.holder.as_ref().map(|holder| format!(" for {}", out::visible(holder))).unwrap_or_default();
         out::say(match &log.ended {
             Some(ended) => {
-                format!("container {container}{holder}, ended {}: {}", super::when(ended.at), out::visible(&ended.why))
+                format!("{what} {container}{holder}, ended {}: {}", super::when(ended.at), out::visible(&ended.why))
             }
-            None => format!("container {container}{holder}, running"),
+            None if remote => format!("{what} {container}{holder}, open"),
+            None => format!("{what} {container}{holder}, running"),
         });
         log.lines.iter().try_for_each(|line| out::line(out::visible(line)))?;
     }

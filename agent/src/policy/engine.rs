@@ -263,6 +263,7 @@ fn server_attrs(server: &Server) -> [(&'static str, Option<String>); 3] {
         Source::Pypi { package, .. } => ("pypi", Some(package.clone())),
         Source::Local { .. } => ("local", None),
         Source::Image { image, .. } => ("image", Some(image.clone())),
+        Source::Remote(remote) => ("remote", Some(remote.url().to_string())),
     };
     [("name", Some(server.name.clone())), ("source", Some(source.into())), ("package", package)]
 }

@@ -46,6 +46,17 @@ pub enum Failure {
     Internal(String),
 }
 
+impl Failure {
+    /// Whether a person has to log in at the server before anything else helps.
+    pub fn wants_login(&self) -> bool {
+        match self {
+            Self::Upstream(cause) => matches!(cause, UpstreamError::Login { .. }),
+            Self::Hub(cause) => matches!(cause.upstream(), Some(UpstreamError::Login { .. })),
+            _ => false,
+        }
+    }
+}
+
 /// Dropping the future cancels the call at the server and records that nobody saw its end. Of
 /// `places`, the session's own, the call has one until its end is on record, even where it was
 /// dropped: who calls and cancels again and again waits for the disk.
@@ -126,9 +137,11 @@ fn describe(answer: &Result<Reply, UpstreamError>) -> (Outcome, Option<String>, 
             (Outcome::Error, Some(format!("the server answered with the error {code}")), facts(error, true))
         }
         // Whether the tool acted before that, nobody knows.
-        Err(e @ (UpstreamError::Ended { sent: true, .. } | UpstreamError::Timeout { .. })) => {
-            (Outcome::Unknown, Some(e.to_string()), Value::Null)
-        }
+        Err(
+            e @ (UpstreamError::Ended { sent: true, .. }
+            | UpstreamError::Timeout { .. }
+            | UpstreamError::Remote { sent: true, .. }),
+        ) => (Outcome::Unknown, Some(e.to_string()), Value::Null),
         Err(e) => (Outcome::Error, Some(e.to_string()), Value::Null),
     }
 }

@@ -23,11 +23,12 @@ use self::logs::Logs;
 pub use self::logs::{ContainerLog, Ended};
 pub use self::slots::{Holder, SessionLease};
 use self::slots::{Key, Running, Slot, Slots};
-use super::upstream::{Upstream, UpstreamError, UpstreamLimits};
+use super::upstream::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};
 use crate::admission::{Admission, AdmissionError, Server};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::Config;
 use crate::identity::SessionIdentity;
+use crate::remote::{RemoteError, Remotes};
 use crate::sandbox::{CageSpec, Purpose, Sandbox, SandboxError};
 
 /// Containers that are started at the same time: more of them end later each, and none sooner.
@@ -40,6 +41,8 @@ const FRESH: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_se
 pub enum HubError {
     #[error("cannot start {server}: {cause}")]
     Cage { server: String, cause: Arc<SandboxError> },
+    #[error("cannot reach {server}: {cause}")]
+    Remote { server: String, cause: RemoteError },
     #[error("cannot start {server}: {cause}")]
     Upstream { server: String, cause: UpstreamError },
     #[error(
@@ -65,6 +68,15 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// What the server itself did, behind whatever came of it.
+    pub fn upstream(&self) -> Option<&UpstreamError> {
+        match self {
+            Self::Upstream { cause, .. } => Some(cause),
+            Self::Backoff { cause, .. } => cause.upstream(),
+            _ => None,
+        }
+    }
+
     fn internal(server: &str, cause: impl ToString) -> Self {
         Self::Internal { server: server.into(), cause: cause.to_string() }
     }
@@ -72,6 +84,7 @@ impl HubError {
 
 pub struct Hub {
     sandbox: Arc<Sandbox>,
+    remotes: Arc<Remotes>,
     admission: Arc<Admission>,
     audit: Arc<AuditLog>,
     limits: UpstreamLimits,
@@ -87,9 +100,16 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(sandbox: Arc<Sandbox>, admission: Arc<Admission>, audit: Arc<AuditLog>, config: &Config) -> Arc<Self> {
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        remotes: Arc<Remotes>,
+        admission: Arc<Admission>,
+        audit: Arc<AuditLog>,
+        config: &Config,
+    ) -> Arc<Self> {
         Arc::new(Self {
             sandbox,
+            remotes,
             admission,
             audit,
             limits: UpstreamLimits::of(config),
@@ -158,8 +178,11 @@ impl Hub {
         let running = slot.state().running.clone();
         match running {
             Some(running) if running.pin == pin && running.upstream.is_alive() => {
-                self.verified(slot, &server, &running.upstream, None).await?;
-                return Ok(running.upstream);
+                let verified = self.verified(slot, &server, &running.upstream, None).await;
+                if let Err(HubError::Upstream { cause: UpstreamError::Remote { .. }, .. }) = &verified {
+                    self.failures.not_started(name, pin, verified.as_ref().err());
+                }
+                return verified.map(|()| running.upstream);
             }
             Some(stale) => self.end(slot, &stale.upstream, "it was replaced").await,
             None => {}
@@ -168,7 +191,7 @@ impl Hub {
         let started = self.start(slot, &server).await;
         match &started {
             Ok(_) => self.failures.started(name),
-            Err(error) => self.failures.not_started(name, pin, error),
+            Err(error) => self.failures.not_started(name, pin, Some(error)),
         }
         started
     }
@@ -212,33 +235,13 @@ impl Hub {
         if self.is_stopping() {
             return Err(HubError::Stopping { server: name.clone() });
         }
-        let Some(review) = &server.review else { return Err(HubError::NotApproved { server: name.clone() }) };
-        let spec = CageSpec {
-            server: name.clone(),
-            image_id: review.image_id.clone(),
-            argv: review.argv.clone(),
-            env: server.launch.env.clone(),
-            mounts: server.launch.mounts.clone(),
-            egress: server.launch.egress.clone(),
-            purpose: Purpose::Serve,
-        };
         let place = self.place(name).await?;
-        let cage = {
-            let _turn = self.starts.acquire().await.map_err(|e| HubError::internal(name, e))?;
-            if self.is_stopping() {
-                return Err(HubError::Stopping { server: name.clone() });
-            }
-            self.sandbox.start(&spec).await.map_err(|e| HubError::Cage { server: name.clone(), cause: e.into() })?
-        };
-        let (container, stderr) = (cage.container_id.clone(), cage.stderr.clone());
-        let upstream = match Upstream::start(cage, self.limits).await {
-            Ok(upstream) => upstream,
-            Err(cause) => {
-                self.logs.keep(&slot.key, &container, &stderr, cause.to_string());
-                self.remove(&container).await;
-                logs::shrink(&stderr);
-                return Err(HubError::Upstream { server: name.clone(), cause });
-            }
+        let link = RemoteLink::of(&self.remotes, server);
+        let upstream = match link.map_err(|cause| HubError::Remote { server: name.clone(), cause })? {
+            Some(link) => Upstream::open(link, self.limits)
+                .await
+                .map_err(|cause| HubError::Upstream { server: name.clone(), cause })?,
+            None => self.caged(slot, server).await?,
         };
         self.verified(slot, server, &upstream, Some(place)).await?;
         if self.is_stopping() {
@@ -254,6 +257,38 @@ impl Hub {
             self.idle_stop,
         ));
         Ok(upstream)
+    }
+
+    /// The server in a cage that is started for it.
+    async fn caged(&self, slot: &Slot, server: &Server) -> Result<Arc<Upstream>, HubError> {
+        let name = &server.name;
+        let Some(review) = &server.review else { return Err(HubError::NotApproved { server: name.clone() }) };
+        let spec = CageSpec {
+            server: name.clone(),
+            image_id: review.image_id.clone(),
+            argv: review.argv.clone(),
+            env: server.launch.env.clone(),
+            mounts: server.launch.mounts.clone(),
+            egress: server.launch.egress.clone(),
+            purpose: Purpose::Serve,
+        };
+        let cage = {
+            let _turn = self.starts.acquire().await.map_err(|e| HubError::internal(name, e))?;
+            if self.is_stopping() {
+                return Err(HubError::Stopping { server: name.clone() });
+            }
+            self.sandbox.start(&spec).await.map_err(|e| HubError::Cage { server: name.clone(), cause: e.into() })?
+        };
+        let (container, stderr) = (cage.container_id.clone(), cage.stderr.clone());
+        match Upstream::start(cage, self.limits).await {
+            Ok(upstream) => Ok(upstream),
+            Err(cause) => {
+                self.logs.keep(&slot.key, &container, &stderr, cause.to_string());
+                self.remove(&container).await;
+                logs::shrink(&stderr);
+                Err(HubError::Upstream { server: name.clone(), cause })
+            }
+        }
     }
 
     /// Leaves the server in its place only if it still lists what was approved, else it goes to
@@ -340,7 +375,9 @@ impl Hub {
             }
         }
         upstream.stop_because(why).await;
-        self.remove(upstream.container_id()).await;
+        if !upstream.is_remote() {
+            self.remove(upstream.container_id()).await;
+        }
         logs::shrink(upstream.stderr());
         drop(running);
     }
@@ -356,6 +393,11 @@ impl Hub {
         let slots = self.slots.of_server(server);
         futures_util::future::join_all(slots.iter().map(|slot| self.end_running(slot, "an operator took it out")))
             .await;
+    }
+
+    /// Somebody mended what kept it from starting: it is tried again at the next call.
+    pub fn try_again(&self, server: &str) {
+        self.failures.forget(server);
     }
 
     /// Forgets what is known of a server that was removed.

@@ -29,4 +29,4 @@ pub mod versions;
 pub use connector::ConnectError;
 pub use hub::{ContainerLog, Hub, HubError};
 pub use listener::{ListenError, bind, serve};
-pub use upstream::{Upstream, UpstreamError, UpstreamLimits};
+pub use upstream::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};

@@ -114,7 +114,7 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
     let audit = Arc::new(AuditLog::new(store.clone()));
     let registry = Arc::new(Registry::new(store.clone(), audit.clone()));
-    let admission = Arc::new(Admission::new(store, audit.clone()));
+    let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let policies = dir.path().join("policy.d");
     let gates =
         Gates::new(registry.clone(), admission.clone(), audit.clone(), &RateConfig::default(), &policies).unwrap();
@@ -125,7 +125,8 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let mut config = Config::default();
     config.sandbox.docker = dir.path().join("no-docker.sock");
     let sandbox = Arc::new(Sandbox::new(&config.sandbox, "test".into()));
-    let hub = Hub::new(sandbox, admission.clone(), audit.clone(), &config);
+    let remotes = Arc::new(crate::remote::Remotes::new(store));
+    let hub = Hub::new(sandbox, remotes, admission.clone(), audit.clone(), &config);
     let index = Arc::new(SearchIndex::new());
     let proxy =
         ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, max_depth: 32, call_timeout_secs: 5 };

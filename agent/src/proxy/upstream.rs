@@ -1,4 +1,4 @@
-//! The daemon as MCP client of one server in its cage.
+//! The daemon as MCP client of one server, in its cage or on another host.
 //!
 //! Invariants: request ids on this pipe are the daemon's own; every call ends, by an answer, a
 //! timeout or the server's end; what the server answers is given back as it was written. No
@@ -7,6 +7,7 @@
 mod calls;
 mod health;
 mod pump;
+mod remote;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use self::calls::{Calls, Outgoing};
+pub use self::remote::RemoteLink;
+use self::remote::Wire;
 use super::envelope::{self, Limits, Reply, RequestId};
 use super::hub::Holder;
 use super::json::Json;
@@ -73,6 +76,12 @@ pub enum UpstreamError {
     Protocol { method: String, cause: String },
     #[error("the server answered {method} with an error: {error}; see `lazaret server logs`")]
     Refused { method: String, error: String },
+    /// An answer that is none of MCP, or none at all. `after` is when to come again, in seconds.
+    #[error("the remote server did not serve it: {cause}")]
+    Remote { cause: Arc<str>, sent: bool, after: Option<u64> },
+    /// A person has to log in first; the cause says how.
+    #[error("{cause}")]
+    Login { cause: Arc<str> },
     #[error("the server does not read its input: {QUEUE} messages wait for it; it may hang, see `lazaret server logs`")]
     Stuck,
     #[error(
@@ -96,6 +105,8 @@ pub struct Upstream {
     calls: Arc<Calls>,
     outgoing: mpsc::Sender<Outgoing>,
     stderr: StderrLog,
+    /// The way to it, where it is no cage's.
+    wire: Option<Arc<Wire>>,
     tools_changed: watch::Receiver<u64>,
     /// The count of changes up to which its listing was compared with the pin, and when.
     compared: std::sync::Mutex<Option<(u64, Instant)>>,
@@ -109,14 +120,30 @@ impl Upstream {
     /// Speaks to a cage that has just started. On an error the cage is gone.
     pub async fn start(cage: Cage, limits: UpstreamLimits) -> Result<Arc<Upstream>, UpstreamError> {
         let (outgoing, queue) = mpsc::channel(QUEUE);
-        let (changed, tools_changed) = watch::channel(0);
-        let calls = Arc::new(Calls::new(outgoing.clone()));
+        let (ears, tools_changed) = ears(&outgoing, &limits);
+        let calls = ears.calls.clone();
         tokio::spawn(pump::write(queue, cage.stdin, calls.clone()));
-        let bounds = Limits { max_message_bytes: limits.max_message_bytes, max_depth: limits.max_depth };
-        let incoming =
-            pump::Incoming { calls: calls.clone(), changed, bounds, exit: cage.exit, stderr: cage.stderr.clone() };
+        let incoming = pump::Incoming { ears, exit: cage.exit, stderr: cage.stderr.clone() };
+        let reader = tokio::spawn(incoming.read(cage.stdout));
+        let way =
+            Way { id: cage.container_id, calls, outgoing, stderr: cage.stderr, wire: None, tools_changed, reader };
+        Self::greeted(way, limits).await
+    }
+
+    /// Speaks to a server that somebody else runs.
+    pub async fn open(link: RemoteLink, limits: UpstreamLimits) -> Result<Arc<Upstream>, UpstreamError> {
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        let (ears, tools_changed) = ears(&outgoing, &limits);
+        let (calls, stderr, id) = (ears.calls.clone(), StderrLog::default(), link.origin().to_owned());
+        let wire = Wire::new(link, ears, stderr.clone());
+        let reader = tokio::spawn(wire.clone().run(queue));
+        let way = Way { id, calls, outgoing, stderr, wire: Some(wire), tools_changed, reader };
+        Self::greeted(way, limits).await
+    }
+
+    async fn greeted(way: Way, limits: UpstreamLimits) -> Result<Arc<Upstream>, UpstreamError> {
         let mut upstream = Upstream {
-            container_id: cage.container_id,
+            container_id: way.id,
             protocol_version: String::new(),
             server_info: Json::Null,
             instructions: None,
@@ -124,19 +151,64 @@ impl Upstream {
             identity: std::sync::OnceLock::new(),
             holder: std::sync::OnceLock::new(),
             limits,
-            calls,
-            outgoing,
-            stderr: cage.stderr,
-            tools_changed,
+            calls: way.calls,
+            outgoing: way.outgoing,
+            stderr: way.stderr,
+            wire: way.wire,
+            tools_changed: way.tools_changed,
             compared: std::sync::Mutex::default(),
             used: Instant::now().into(),
             in_flight: AtomicUsize::new(0),
-            reader: tokio::spawn(incoming.read(cage.stdout)),
+            reader: way.reader,
         };
-        upstream.initialize().await?;
+        upstream.greet().await?;
         let upstream = Arc::new(upstream);
         tokio::spawn(health::watch(Arc::downgrade(&upstream), upstream.calls.clone()));
         Ok(upstream)
+    }
+
+    /// By `initialize`; a remote server that knows no such thing is asked in the stateless way.
+    async fn greet(&mut self) -> Result<(), UpstreamError> {
+        let Err(first) = self.initialize().await else { return Ok(()) };
+        let other_era = match &first {
+            UpstreamError::Refused { .. } => true,
+            UpstreamError::Remote { sent: false, after: None, .. } => self.calls.heard() > 0,
+            _ => false,
+        };
+        let Some(wire) = self.wire.clone().filter(|_| other_era) else { return Err(first) };
+        wire.agree(versions::STATELESS[0], true);
+        // Where it does not know that either, its first word says more.
+        self.discover(&wire).await.map_err(|_| first)
+    }
+
+    async fn discover(&mut self, wire: &Wire) -> Result<(), UpstreamError> {
+        let method = "server/discover";
+        let reply = self.exchange(method, Json::object::<&str>([]), self.limits.start_timeout, None).await?;
+        let result = result_of(method, reply)?;
+        let bad = |cause: &str| UpstreamError::Protocol { method: method.into(), cause: cause.into() };
+        let version = versions::STATELESS[0];
+        let supported = result.get("supportedVersions").and_then(Json::as_array).unwrap_or_default();
+        if !supported.iter().any(|known| known.as_str() == Some(version)) {
+            return Err(bad(&format!("versions without {version}")));
+        }
+        self.protocol_version = version.to_owned();
+        let info = result.get("_meta").and_then(|meta| meta.get(versions::META_SERVER_INFO));
+        self.server_info = info.or_else(|| result.get("serverInfo")).cloned().unwrap_or(Json::Null);
+        self.instructions = result.get("instructions").and_then(Json::as_str).map(str::to_owned);
+        match result.get("capabilities") {
+            Some(capabilities @ Json::Object(_)) => self.capabilities = capabilities.clone(),
+            _ => return Err(bad("no capabilities")),
+        }
+        if self.tells_of_changes() {
+            wire.listen();
+        }
+        Ok(())
+    }
+
+    fn tells_of_changes(&self) -> bool {
+        let says =
+            |kind: &str| self.capabilities.get(kind).and_then(|of| of.get("listChanged")).and_then(Json::as_bool);
+        ["tools", "prompts", "resources"].into_iter().any(|kind| says(kind) == Some(true))
     }
 
     async fn initialize(&mut self) -> Result<(), UpstreamError> {
@@ -163,7 +235,19 @@ impl Upstream {
             Some(capabilities @ Json::Object(_)) => self.capabilities = capabilities.clone(),
             _ => return Err(bad("no capabilities")),
         }
-        self.send(envelope::notification_line("notifications/initialized", None).into())
+        if let Some(wire) = &self.wire {
+            wire.agree(&self.protocol_version, false);
+        }
+        self.send(envelope::notification_line("notifications/initialized", None).into())?;
+        if let Some(wire) = self.wire.as_ref().filter(|_| self.tells_of_changes()) {
+            wire.listen();
+        }
+        Ok(())
+    }
+
+    /// Whether it is somebody else who runs it.
+    pub fn is_remote(&self) -> bool {
+        self.wire.is_some()
     }
 
     pub fn container_id(&self) -> &str {
@@ -326,6 +410,14 @@ impl Upstream {
                 None => params.set("_meta", Json::object([("progressToken", token)])),
             }
         }
+        if self.wire.as_ref().is_some_and(|wire| wire.is_stateless()) {
+            if params.get("_meta").is_none() {
+                params.set("_meta", Json::object::<&str>([]));
+            }
+            if let Some(meta) = params.get_mut("_meta") {
+                versions::request_members().into_iter().for_each(|(key, value)| meta.set(key, value));
+            }
+        }
         let line = envelope::request_line(&RequestId::number(call.id()), method, &params);
         self.send(call.line(line))?;
         match tokio::time::timeout(limit, call.answer()).await {
@@ -387,6 +479,23 @@ impl Drop for Upstream {
         self.calls.stop("it was let go");
         self.calls.close_input();
     }
+}
+
+/// A way to a server, opened and not yet spoken on.
+struct Way {
+    id: String,
+    calls: Arc<Calls>,
+    outgoing: mpsc::Sender<Outgoing>,
+    stderr: StderrLog,
+    wire: Option<Arc<Wire>>,
+    tools_changed: watch::Receiver<u64>,
+    reader: JoinHandle<()>,
+}
+
+fn ears(outgoing: &mpsc::Sender<Outgoing>, limits: &UpstreamLimits) -> (pump::Ears, watch::Receiver<u64>) {
+    let (changed, tools_changed) = watch::channel(0);
+    let bounds = Limits { max_message_bytes: limits.max_message_bytes, max_depth: limits.max_depth };
+    (pump::Ears { calls: Arc::new(Calls::new(outgoing.clone())), changed, bounds }, tools_changed)
 }
 
 /// Counts a call in flight, and when the last one was.

@@ -10,6 +10,7 @@ pub const STATELESS: [&str; 1] = ["2026-07-28"];
 
 pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+pub const META_CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// Keys below this belong to one hop and are not passed on.
@@ -22,4 +23,17 @@ pub fn implementation() -> Json {
         ("title", Json::string("Lazaret")),
         ("version", Json::string(env!("CARGO_PKG_VERSION"))),
     ])
+}
+
+/// What each request of the stateless era says of itself. Nothing is offered to the server.
+pub fn request_meta() -> Json {
+    Json::object(request_members())
+}
+
+pub fn request_members() -> [(&'static str, Json); 3] {
+    [
+        (META_VERSION, Json::string(STATELESS[0])),
+        (META_CAPABILITIES, Json::object::<&str>([])),
+        (META_CLIENT_INFO, implementation()),
+    ]
 }

@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OnceCell, watch};
 
 pub use self::allowance::Allowance;
+pub(crate) use self::egress::is_own;
 pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness};
 pub use self::error::SandboxError;
 pub use self::stderr::StderrLog;

@@ -23,7 +23,7 @@ struct Ring {
 
 impl StderrLog {
     /// Whether that much is still put up with; what is too much is kept like the rest.
-    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn push(&self, bytes: &[u8]) -> bool {
         let mut ring = self.lock();
         ring.written += bytes.len() as u64;
         let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];

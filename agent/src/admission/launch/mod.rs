@@ -294,6 +294,7 @@ pub fn suggest_name(launch: &LaunchDefinition) -> String {
             let last = parts.next().unwrap_or_default();
             (parts.next().map(str::to_owned), last.split(':').next().unwrap_or(last).to_owned())
         }
+        Source::Remote(remote) => (None, remote.url().host_str().unwrap_or_default().to_owned()),
     };
     let clean = |text: &str| {
         let lower = text.to_lowercase();

@@ -14,6 +14,8 @@ use crate::api::types::InventoryEntry;
 use crate::kernel::shadow::ShadowSpawn;
 
 const IN_THE_CAGE: &str = "its cage: no network";
+const REMOTE_UPDATES: &str = "by whoever runs it, at any time; what it lists is compared with the pin";
+const REMOTE_TOUCHES: &str = "what its operator can, and what its calls tell it; nothing of this host";
 const CONNECTOR: &str = "what the door lets its agent call";
 
 pub(super) fn routes() -> Router<Arc<Api>> {
@@ -48,6 +50,10 @@ fn configured(file: &ClientFile, entry: &ClientServer, servers: &[Server], shado
     });
     let server = servers.iter().find(|server| {
         server.launch.configured == argv && !argv.is_empty()
+            || entry.url.as_deref().is_some_and(|url| {
+                let here = server.launch.remote().map(crate::admission::Remote::url);
+                here.is_some() && here == url::Url::parse(url).ok().as_ref()
+            })
             || shadow.is_some_and(|shadow| shadow.server.as_ref() == Some(&server.name))
     });
     InventoryEntry {
@@ -120,10 +126,18 @@ fn of_the_house(server: &Server) -> InventoryEntry {
         config: None,
         project: None,
         command: configured.clone(),
-        url: None,
+        url: server.launch.remote().map(|remote| remote.url().to_string()),
         publisher: reviewed.or_else(|| publisher(source)),
-        updates: if server.is_active() { "never: an image pinned by id".into() } else { "it does not run".into() },
-        touches: if seen.is_empty() { IN_THE_CAGE.into() } else { format!("{IN_THE_CAGE}; {}", seen.join(", ")) },
+        updates: match server.launch.remote() {
+            Some(_) => REMOTE_UPDATES.into(),
+            None if server.is_active() => "never: an image pinned by id".into(),
+            None => "it does not run".into(),
+        },
+        touches: match server.launch.remote() {
+            Some(_) => REMOTE_TOUCHES.into(),
+            None if seen.is_empty() => IN_THE_CAGE.into(),
+            None => format!("{IN_THE_CAGE}; {}", seen.join(", ")),
+        },
         env_names: env.keys().cloned().collect(),
         door: true,
         disabled: false,
@@ -142,6 +156,7 @@ fn publisher(source: &Source) -> Option<String> {
         Source::Image { image, .. } => image.rsplit_once('/').map(|(owner, _)| owner.to_owned()),
         Source::Pypi { .. } => None,
         Source::Local { path, .. } => Some(format!("this host: {}", path.display())),
+        Source::Remote(remote) => remote.url().host_str().map(str::to_owned),
     }
 }
 
@@ -156,6 +171,7 @@ fn updates(source: &Source) -> String {
             "never: pinned by digest".into()
         }
         Source::Image { .. } => "when its tag is pulled".into(),
+        Source::Remote(_) => REMOTE_UPDATES.into(),
     }
 }
 

@@ -4,6 +4,7 @@ mod agents;
 mod audit;
 mod clients;
 mod inventory;
+mod logins;
 mod search;
 mod servers;
 mod shadows;
@@ -23,6 +24,7 @@ pub(super) fn all() -> Router<Arc<Api>> {
         .merge(audit::routes())
         .merge(clients::routes())
         .merge(inventory::routes())
+        .merge(logins::routes())
         .merge(search::routes())
         .merge(servers::routes())
         .merge(shadows::routes())

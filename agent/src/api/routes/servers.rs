@@ -33,7 +33,8 @@ pub(super) fn routes() -> Router<Arc<Api>> {
 fn view(app: &App, server: Server) -> Result<ServerView, Failure> {
     let tools = Counts::of(app.admission.tools(&server.name)?.into_iter().map(|tool| tool.state));
     let container = app.hub.running().into_iter().find(|(name, _)| *name == server.name).map(|(_, id)| id);
-    Ok(ServerView::new(server, tools, container))
+    let login = app.remotes.credentials.view(&server).map_err(Failure::failed)?;
+    Ok(ServerView { login, ..ServerView::new(server, tools, container) })
 }
 
 fn require(app: &App, name: &str) -> Result<Server, Failure> {
@@ -78,7 +79,11 @@ async fn remove(
     .await?;
     api.app.hub.stop(&name).await;
     api.app.hub.forget(&name);
-    if let Some(review) = server.review.filter(|_| !matches!(server.launch.source, Source::Image { .. }))
+    if let Err(e) = api.app.remotes.credentials.forget(&name) {
+        tracing::error!(server = name, "its login stays in the state: {e}");
+    }
+    let ours = !matches!(server.launch.source, Source::Image { .. } | Source::Remote(_));
+    if let Some(review) = server.review.filter(|_| ours)
         && let Err(e) = api.app.sandbox.remove_image(&review.image_id).await
     {
         tracing::info!(server = name, "its image stays: {e}");
@@ -110,7 +115,8 @@ async fn run_review(
 ) -> Result<Server, Failure> {
     let app = &api.app;
     let progress = |text: &str| reporter.step(text);
-    review::review(&app.sandbox, &app.admission, UpstreamLimits::of(&app.config), name, again, by, &progress)
+    let limits = UpstreamLimits::of(&app.config);
+    review::review(&app.sandbox, &app.remotes, &app.admission, limits, name, again, by, &progress)
         .await
         .map_err(Failure::failed)
 }
@@ -138,7 +144,10 @@ async fn approve(
         })
         .await?;
         if start && server.launch.isolation == Isolation::Shared {
-            reporter.step(&format!("approved; starting {name} in its cage"));
+            reporter.step(&match server.launch.remote() {
+                Some(remote) => format!("approved; connecting to {}", remote.url()),
+                None => format!("approved; starting {name} in its cage"),
+            });
             api.app.hub.upstream(&server).await.map_err(|e| {
                 Failure::new(ErrorKind::Failed, format!("{name} is approved, but it did not start: {e}"))
             })?;

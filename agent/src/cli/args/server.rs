@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Json;
-use crate::admission::Isolation;
+use crate::admission::{Isolation, OAuthGrant};
 
 /// Servers behind the door: everything starts in quarantine
 #[derive(Debug, Subcommand)]
 pub enum ServerCommand {
-    Add(ServerAddArgs),
+    Add(Box<ServerAddArgs>),
     List(ServerListArgs),
     Show(ServerShowArgs),
     Review(ServerReviewArgs),
@@ -19,12 +19,13 @@ pub enum ServerCommand {
     Deny(ServerDenyArgs),
     Remove(ServerRemoveArgs),
     Logs(ServerLogsArgs),
+    Login(ServerLoginArgs),
 }
 
 /// Add a server in quarantine; nothing is fetched and nothing runs
 ///
-/// Say where its code comes from with one of --npm, --pypi, --local and --image, or write the command as a client's
-/// config has it. Arguments after `--` go to the server.
+/// Say where its code comes from with one of --npm, --pypi, --local and --image, or where it is with --url, or write
+/// the command as a client's config has it. Arguments after `--` go to the server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -32,7 +33,9 @@ Examples:
   lazaret server add time --pypi mcp-server-time==2026.7.4
   lazaret server add files -- npx -y @modelcontextprotocol/server-filesystem /data
   lazaret server add mine --local ./server.py -- python3 {src}
-  lazaret server add scan --image sha256:0123...")]
+  lazaret server add scan --image sha256:0123...
+  lazaret server add issues --url https://mcp.example.com/mcp --oauth
+  lazaret server add search --url https://mcp.example.com/mcp --header X-Api-Key=secret:SEARCH_KEY --secret SEARCH_KEY=@/root/key")]
 pub struct ServerAddArgs {
     /// Name that operators and agents see.
     pub name: String,
@@ -48,6 +51,9 @@ pub struct ServerAddArgs {
     /// Image that is on this host already, by name or id.
     #[arg(long, value_name = "REF", group = "source")]
     pub image: Option<String>,
+    /// Streamable HTTP server that somebody else runs. It is reached over TLS at public addresses, and nothing runs here.
+    #[arg(long, value_name = "URL", group = "source")]
+    pub url: Option<String>,
     /// Environment of the server. `--env NAME` takes the value from your environment, so that it stands in no argv.
     #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -69,6 +75,57 @@ pub struct ServerAddArgs {
     /// Command of a client's config, or arguments for the server.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    // Last: its heading holds for whatever comes behind it.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
+}
+
+/// What belongs to --url.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "With --url")]
+pub struct RemoteArgs {
+    /// Header with a secret as its value. REF is of a --secret, or of your environment.
+    #[arg(long = "header", value_name = "NAME=[PREFIX]secret:REF", requires = "url")]
+    pub headers: Vec<String>,
+    /// Loosening: it may lie in a private network, or be on this host where the URL says so.
+    #[arg(long, requires = "url")]
+    pub private: bool,
+    /// Loosening: plain HTTP, to a server on this host only.
+    #[arg(long, requires = "url")]
+    pub plain_http: bool,
+    /// It wants a login by OAuth: `lazaret server login NAME`.
+    #[arg(long, requires = "url")]
+    pub oauth: bool,
+    /// Client that was registered for this; else one is registered at the login.
+    #[arg(long, value_name = "ID", requires = "oauth")]
+    pub oauth_client_id: Option<String>,
+    /// Secret of that client.
+    #[arg(long, value_name = "secret:REF", requires = "oauth_client_id")]
+    pub oauth_client_secret: Option<String>,
+    /// What to ask for; else what the server says.
+    #[arg(long = "oauth-scope", value_name = "SCOPE", requires = "oauth")]
+    pub oauth_scopes: Vec<String>,
+    /// The only authorization server to take.
+    #[arg(long, value_name = "URL", requires = "oauth")]
+    pub oauth_issuer: Option<String>,
+    /// Who logs in: a person, or the daemon with the client's secret.
+    #[arg(long, value_enum, default_value_t, requires = "oauth")]
+    pub oauth_grant: OAuthGrant,
+}
+
+/// Log in at a remote server: prints a URL for your browser, and waits for its answer
+///
+/// Without a browser on this machine, open the URL elsewhere, and paste the address of the page that then cannot be shown.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lazaret server login issues\n  lazaret server login issues --logout")]
+pub struct ServerLoginArgs {
+    pub name: String,
+    /// Port of this host that the answer comes to, where the client was registered with one.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+    /// Forget the login instead.
+    #[arg(long, conflicts_with = "port")]
+    pub logout: bool,
 }
 
 /// List servers and their state

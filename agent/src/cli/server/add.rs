@@ -1,5 +1,7 @@
 //! `lazaret server add`: what the flags mean as a launch definition.
 
+mod remote;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,9 @@ pub async fn run(admin: &AdminClient, args: ServerAddArgs) -> Result<(), CliErro
     let server: ServerView = admin.post("/v1/servers", &AddServer { name, launch }).await?;
     out::say(talk);
     out::line(&server.name)?;
+    if server.login.is_some_and(|login| !login.logged_in && !login.refreshes) {
+        out::say(format!("{} wants a login first: `lazaret server login {}`", server.name, server.name));
+    }
     out::say(format!(
         "{} is {}; nothing was fetched or run. Next: `lazaret server approve {}`",
         server.name, server.state, server.name
@@ -33,7 +38,27 @@ fn definition(
 ) -> Result<LaunchDefinition, CliError> {
     let mut env = args.env.iter().map(|text| variable(text, &from_env)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let mounts = args.mounts.iter().map(|text| mount(text, cwd)).collect::<Result<Vec<_>, _>>()?;
-    let secrets = args.secrets.iter().map(|text| secret(text, cwd, &from_env)).collect::<Result<Vec<_>, _>>()?;
+    let mut secrets = args.secrets.iter().map(|text| secret(text, cwd, &from_env)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(url) = &args.url {
+        let remote = remote::definition(url, &args.remote)?;
+        remote::refuse_what_is_of_a_cage(&args)?;
+        for name in remote.secrets() {
+            if !secrets.iter().any(|(known, _)| known == name) {
+                secrets.push(secret(name, cwd, &from_env)?);
+            }
+        }
+        let (configured, names) = (vec![remote.url().to_string()], secrets.iter().map(|(name, _)| name.clone()));
+        return Ok(LaunchDefinition {
+            source: Source::Remote(Box::new(remote)),
+            args: Vec::new(),
+            mounts: Vec::new(),
+            egress: Vec::new(),
+            secrets: names.collect(),
+            env: secrets.into_iter().collect(),
+            isolation: args.isolation,
+            configured,
+        });
+    }
     let names: BTreeSet<String> = secrets.iter().map(|(name, _)| name.clone()).collect();
     env.extend(secrets);
     let egress = egress(&args.egress, &args.egress_private)?;
@@ -54,7 +79,7 @@ fn definition(
         (None, None, None, None) => {
             if args.command.is_empty() {
                 return Err(CliError::Usage(
-                    "cannot add a server without its source; name it with --npm, --pypi, --local or --image, or write its command after `--`".into(),
+                    "cannot add a server without its source; name it with --npm, --pypi, --local, --image or --url, or write its command after `--`".into(),
                 ));
             }
             let mut launch = launch::from_argv(&args.command, &env, cwd).map_err(|e| CliError::Usage(e.to_string()))?;
@@ -94,6 +119,7 @@ fn configured(source: &Source, args: &[String]) -> Vec<String> {
         Source::Image { image, run } => {
             [vec!["docker".to_owned(), "run".to_owned(), "-i".to_owned(), image.clone()], run.clone()].concat()
         }
+        Source::Remote(remote) => vec![remote.url().to_string()],
     };
     command.extend_from_slice(args);
     command
@@ -225,7 +251,7 @@ mod tests {
     fn add(line: &[&str]) -> Result<LaunchDefinition, CliError> {
         let cli = Cli::try_parse_from(["lazaret", "server", "add", "x"].iter().chain(line)).unwrap();
         let Command::Server(ServerCommand::Add(args)) = cli.command else { panic!("not an add") };
-        definition(args, Path::new("/"), |name| (name == "SET").then(|| "from-env".to_owned()))
+        definition(*args, Path::new("/"), |name| (name == "SET").then(|| "from-env".to_owned()))
     }
 
     #[test]
@@ -297,6 +323,35 @@ mod tests {
         for bad in ["TOKEN=hunter2", "UNSET", "=@x", "NODE_OPTIONS", "TOKEN=@/no/such"] {
             let error = add(&["--image", "a", "--secret", bad]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_remote_server_has_its_secrets_by_name() {
+        let header = "Authorization=Bearer secret:SET";
+        let launch = add(&["--url", "https://MCP.example.com/mcp", "--header", header]).unwrap();
+        let remote = launch.remote().unwrap();
+        assert_eq!(remote.url().as_str(), "https://mcp.example.com/mcp");
+        assert_eq!((remote.headers()[0].prefix.as_str(), remote.headers()[0].secret.as_str()), ("Bearer ", "SET"));
+        assert_eq!((launch.env["SET"].as_str(), launch.secrets.contains("SET")), ("from-env", true));
+        assert!(!serde_json::to_string(&crate::api::types::LaunchView::from(&launch)).unwrap().contains("from-env"));
+        let launch =
+            add(&["--url", "https://a.example/", "--oauth", "--oauth-scope", "b", "--oauth-scope", "a"]).unwrap();
+        assert!(launch.remote().unwrap().oauth().is_some_and(|oauth| oauth.scopes.len() == 2));
+        for bad in [
+            &["--url", "http://a.example/"][..],
+            &["--url", "https://a.example/", "--header", "Authorization=Bearer hunter2"],
+            &["--url", "https://a.example/", "--header", "X=secret:UNSET"],
+            &["--url", "https://a.example/", "--header", "Host=secret:SET"],
+            &["--url", "https://a.example/", "--mount", "/tmp:/x"],
+            &["--url", "https://a.example/", "--egress", "a.example:443"],
+            &["--url", "https://a.example/", "--env", "A=b"],
+            &["--url", "https://a.example/", "--", "npx"],
+            &["--url", "http://127.0.0.1:1/", "--private"],
+        ] {
+            let error = add(bad).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
             assert!(!error.to_string().contains("hunter2"));
         }
     }

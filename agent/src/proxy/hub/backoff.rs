@@ -74,18 +74,24 @@ impl Failures {
         self.table().starts.remove(server);
     }
 
-    pub fn not_started(&self, server: &str, pin: &str, error: &HubError) {
+    pub fn not_started(&self, server: &str, pin: &str, error: Option<&HubError>) {
+        let Some(error) = error else { return };
         let longest = match error {
             HubError::Cage { cause, .. } if matches!(**cause, SandboxError::Unreachable { .. }) => {
                 LONGEST_WITHOUT_DOCKER
             }
-            HubError::Cage { .. } | HubError::Upstream { .. } => LONGEST,
+            HubError::Cage { .. } | HubError::Upstream { .. } | HubError::Remote { .. } => LONGEST,
             // Nothing that a pause would mend.
             _ => return,
         };
         let mut table = self.table();
         let times = table.starts.get(server).filter(|failure| failure.pin == pin).map_or(0, |f| f.times) + 1;
-        let until = Instant::now() + pause(times, longest);
+        // A remote server may say itself when to come again.
+        let asked = match error.upstream() {
+            Some(UpstreamError::Remote { after: Some(secs), .. }) => Duration::from_secs(*secs),
+            _ => Duration::ZERO,
+        };
+        let until = Instant::now() + pause(times, longest).max(asked);
         let failure = Failure { pin: pin.to_owned(), error: error.clone(), times, until };
         table.starts.insert(server.to_owned(), failure);
     }
@@ -158,7 +164,7 @@ mod tests {
         for (error, longest) in [(unreachable("/x"), 6), (refused, 61)] {
             failures.started("s");
             for _ in 0..20 {
-                failures.not_started("s", "p", &error);
+                failures.not_started("s", "p", Some(&error));
             }
             match failures.check(&agent("b"), "p") {
                 Err(HubError::Backoff { times: 20, secs, .. }) => assert!((longest - 1..=longest).contains(&secs)),
@@ -167,5 +173,16 @@ mod tests {
         }
         failures.forget("s");
         failures.check(&agent("b"), "p").unwrap();
+    }
+
+    #[test]
+    fn a_remote_server_is_left_alone_for_as_long_as_it_asks() {
+        let failures = Failures::default();
+        let cause = UpstreamError::Remote { cause: "busy".into(), sent: false, after: Some(300) };
+        failures.not_started("s", "p", Some(&HubError::Upstream { server: "s".into(), cause }));
+        match failures.check(&agent("b"), "p") {
+            Err(HubError::Backoff { times: 1, secs, .. }) => assert!((295..=301).contains(&secs), "{secs}"),
+            other => panic!("{other:?}"),
+        }
     }
 }

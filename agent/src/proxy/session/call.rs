@@ -141,6 +141,19 @@ impl Call {
                     "The server {server:?} ended during the call; whether the tool acted is not known. The next call starts it again."
                 )
             }
+            Failure::Upstream(UpstreamError::Remote { sent: true, .. }) => {
+                format!(
+                    "The way to the server {server:?} broke during the call; whether the tool acted is not known. The operator finds more in `lazaret server logs {server}`."
+                )
+            }
+            Failure::Upstream(UpstreamError::Remote { after: Some(secs), .. }) => {
+                format!("The server {server:?} has no time for it now. Nothing was done; try again in {secs} s.")
+            }
+            failure if failure.wants_login() => {
+                format!(
+                    "Nobody is logged in at the server {server:?}. Nothing was sent; ask the operator to run `lazaret server login {server}`."
+                )
+            }
             Failure::Hub(HubError::Full { max, .. }) => {
                 format!(
                     "The server {server:?} was not started: {max} servers are at work, which is as many as may run. Nothing was sent; try again in a moment."

@@ -44,6 +44,11 @@ impl Fate {
         self.settle(Self::WITHDRAWN)
     }
 
+    /// What was written was turned away unread.
+    pub(super) fn refuse(&self) {
+        self.0.store(Self::WITHDRAWN, Ordering::Release);
+    }
+
     fn settle(&self, fate: u8) -> bool {
         let settled = self.0.compare_exchange(Self::QUEUED, fate, Ordering::AcqRel, Ordering::Acquire);
         settled.map_or_else(|was| was == fate, |_| true)
@@ -127,6 +132,11 @@ impl Calls {
     pub(super) fn complete(&self, id: &RequestId, answer: Answer) -> bool {
         let pending = id.as_u64().and_then(|id| self.table().pending.remove(&id));
         pending.is_some_and(|pending| pending.answer.send(answer).is_ok())
+    }
+
+    /// Whether somebody still waits for it.
+    pub(super) fn is_open(&self, id: u64) -> bool {
+        self.table().pending.contains_key(&id)
     }
 
     pub(super) fn progress(&self, params: Json) {

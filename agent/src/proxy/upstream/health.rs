@@ -10,6 +10,7 @@ use super::Upstream;
 use super::calls::Calls;
 use crate::proxy::envelope::{self, RequestId};
 use crate::proxy::json::Json;
+use crate::proxy::versions;
 
 /// Runs until the server has ended.
 pub(super) async fn watch(upstream: Weak<Upstream>, calls: Arc<Calls>) {
@@ -52,7 +53,11 @@ impl Upstream {
         let before = self.calls.heard();
         // Its end is the news of others.
         let Ok(mut call) = self.calls.open(None) else { return true };
-        let ping = envelope::request_line(&RequestId::number(call.id()), "ping", &Json::object::<&str>([]));
+        let ping = match self.wire.as_ref().is_some_and(|wire| wire.is_stateless()) {
+            true => ("server/discover", Json::object([("_meta", versions::request_meta())])),
+            false => ("ping", Json::object::<&str>([])),
+        };
+        let ping = envelope::request_line(&RequestId::number(call.id()), ping.0, &ping.1);
         // Where it does not read its input, it may still speak.
         let _stuck = self.send(call.line(ping));
         let answered = tokio::time::timeout(self.limits.ping_timeout, call.answer()).await.is_ok();

@@ -50,10 +50,15 @@ pub(super) async fn write(
     }
 }
 
-pub(super) struct Incoming {
+/// Where a server's messages go, however they come.
+pub(super) struct Ears {
     pub calls: Arc<Calls>,
     pub changed: watch::Sender<u64>,
     pub bounds: Limits,
+}
+
+pub(super) struct Incoming {
+    pub ears: Ears,
     pub exit: watch::Receiver<Option<CageExit>>,
     pub stderr: StderrLog,
 }
@@ -61,30 +66,45 @@ pub(super) struct Incoming {
 impl Incoming {
     /// Reads until the server ends or breaks the rules; then no call is left waiting.
     pub(super) async fn read(mut self, stdout: Box<dyn AsyncRead + Send + Unpin>) {
-        let mut lines = LineReader::new(stdout, self.bounds.max_message_bytes);
+        let mut lines = LineReader::new(stdout, self.ears.bounds.max_message_bytes);
         let mut unasked = Allowance::default();
         let cause = loop {
             match lines.next().await {
                 Ok(Some(Line::Text(line))) => {
-                    if !self.take(&line) && !unasked.take(LEAST_BYTES.max(line.len() as u64)) {
+                    if !self.ears.take(&line) && !unasked.take(LEAST_BYTES.max(line.len() as u64)) {
                         break "it floods its output with messages that nobody asked for".into();
                     }
                 }
                 Ok(Some(Line::TooLong(_))) => {
-                    break format!("it sent a message of more than {} bytes", self.bounds.max_message_bytes);
+                    break format!("it sent a message of more than {} bytes", self.ears.bounds.max_message_bytes);
                 }
                 Ok(None) => break self.exit_cause().await,
                 Err(e) if e.kind() == std::io::ErrorKind::QuotaExceeded => break e.to_string(),
                 Err(e) => break format!("its output cannot be read: {e}"),
             }
         };
-        self.calls.finish(&cause, &self.stderr.tail(LAST_WORDS));
-        self.calls.close_output();
-        self.calls.close_input();
+        self.ears.calls.finish(&cause, &self.stderr.tail(LAST_WORDS));
+        self.ears.calls.close_output();
+        self.ears.calls.close_input();
     }
 
+    async fn exit_cause(&mut self) -> String {
+        let news = self.exit.wait_for(Option::is_some);
+        let exit = match tokio::time::timeout(EXIT_NEWS, news).await {
+            Ok(Ok(exit)) => *exit,
+            _ => None,
+        };
+        match exit {
+            Some(CageExit { out_of_memory: true, .. }) => "it ran out of memory ([sandbox] memory_bytes)".into(),
+            Some(CageExit { code: Some(code), .. }) => format!("it exited with code {code}"),
+            _ => "it closed its output".into(),
+        }
+    }
+}
+
+impl Ears {
     /// Whether somebody waited for it.
-    fn take(&self, line: &[u8]) -> bool {
+    pub(super) fn take(&self, line: &[u8]) -> bool {
         if line.iter().all(u8::is_ascii_whitespace) {
             return false;
         }
@@ -127,18 +147,5 @@ impl Incoming {
             }
         }
         false
-    }
-
-    async fn exit_cause(&mut self) -> String {
-        let news = self.exit.wait_for(Option::is_some);
-        let exit = match tokio::time::timeout(EXIT_NEWS, news).await {
-            Ok(Ok(exit)) => *exit,
-            _ => None,
-        };
-        match exit {
-            Some(CageExit { out_of_memory: true, .. }) => "it ran out of memory ([sandbox] memory_bytes)".into(),
-            Some(CageExit { code: Some(code), .. }) => format!("it exited with code {code}"),
-            _ => "it closed its output".into(),
-        }
     }
 }

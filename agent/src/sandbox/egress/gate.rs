@@ -315,7 +315,7 @@ fn judge(egress: &Egress, ip: IpAddr) -> Result<(), String> {
 }
 
 /// The kernel chooses an address as the source for itself only where it is local. Nothing is sent.
-fn is_own(ip: IpAddr) -> bool {
+pub(crate) fn is_own(ip: IpAddr) -> bool {
     let any = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((ip, 9))?;

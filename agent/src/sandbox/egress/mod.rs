@@ -18,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 pub(super) use self::gate::Gate;
+pub(crate) use self::gate::is_own;
 use crate::admission::Egress;
 use crate::admission::egress::MOST;
 

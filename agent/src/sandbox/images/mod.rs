@@ -61,10 +61,15 @@ pub(super) async fn build(
         }
         Source::Local { path, run } => local::build(sandbox, server, path, run, progress).await?,
         Source::Image { image, run } => image::find(sandbox, server, image, run, progress).await?,
+        Source::Remote(_) => return Err(nothing_to_build(server)),
     };
     built.argv.extend(launch.args.iter().cloned());
     progress(&format!("image {} is ready", built.image_id.get(..19).unwrap_or(&built.image_id)));
     Ok(built)
+}
+
+fn nothing_to_build(server: &str) -> SandboxError {
+    SandboxError::definition(server, "it is a remote server", "it is reached where it is, and never run here")
 }
 
 /// Builds what was reviewed before once more, from its lock, and takes it only if every file is the same.
@@ -84,7 +89,7 @@ pub(super) async fn rebuild(
     let image_id = match &launch.source {
         Source::Npm { package, .. } => npm::rebuild(sandbox, server, package, files, built, &before.argv).await?,
         Source::Pypi { .. } => pypi::rebuild(sandbox, server, files, built, &before.argv).await?,
-        Source::Local { .. } | Source::Image { .. } => {
+        Source::Local { .. } | Source::Image { .. } | Source::Remote(_) => {
             return Err(SandboxError::definition(server, "only packages are built from a lock", again));
         }
     };
