@@ -1,5 +1,7 @@
 //! What open sessions bring to light: that a line was not the one that was signed, and what the client is made of.
 
+use std::sync::PoisonError;
+
 use serde_json::json;
 
 use super::{Agent, NotActive, Registry, RegistryError, Vouch};
@@ -30,6 +32,11 @@ impl Registry {
     /// returns. A first one is recorded as such: that it was seen first is no reason to trust it.
     pub fn measure(&self, session: &SessionIdentity) -> Result<Option<Measurement>, RegistryError> {
         let Some(measurement) = session.measurement() else { return Ok(None) };
+        if !session.is_news(&measurement) {
+            return Ok(Some(measurement));
+        }
+        // One at a time, so that two calls at once do not tell the same.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !session.is_news(&measurement) {
             return Ok(Some(measurement));
         }
