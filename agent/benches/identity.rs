@@ -71,7 +71,7 @@ fn client(dir: &Path) -> Child {
     let exe = dir.join("claude");
     let mut bytes = std::fs::read("/bin/sh").expect("there is a shell");
     bytes.resize(EXECUTABLE, 0);
-    let mut file = std::fs::OpenOptions::new().create(true).write(true).mode(0o755).open(&exe).expect("writable");
+    let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(&exe).expect("writable");
     file.write_all(&bytes).and_then(|()| file.sync_all()).expect("the disk has room");
     drop(file);
     let mut client = Command::new(&exe)

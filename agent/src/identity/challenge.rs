@@ -110,6 +110,10 @@ where
             Ok(_) => return refuse(writer, registry, peer, not_ours("out of turn")).await,
             Err(ChallengeError::Malformed(what)) => return refuse(writer, registry, peer, not_ours(&what)).await,
             Err(e @ ChallengeError::TooLong) => return refuse(writer, registry, peer, not_ours(&e.to_string())).await,
+            Err(ChallengeError::Io(e)) => match Strange::in_error(&e) {
+                Some(strange) => return refuse(writer, registry, peer, strange.clone().into()).await,
+                None => return Err(e.into()),
+            },
             Err(e) => return Err(e),
         };
         let session = nonce()?;

@@ -40,6 +40,11 @@ pub enum Strange {
 }
 
 impl Strange {
+    /// The one that a read failed for, where it did.
+    pub fn in_error(error: &std::io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
     /// What an honest user does.
     pub fn next_step(&self) -> String {
         match self {

@@ -368,3 +368,46 @@ proptest::proptest! {
         proptest::prop_assert!(rest.ends_with(b"rest"));
     }
 }
+
+#[tokio::test]
+async fn a_process_that_is_not_the_connector_is_refused_before_it_hears_a_nonce() {
+    let house = house();
+    let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = i32::try_from(other.id()).ok();
+    // A pair of sockets belongs to who made it: the kernel's word is left out, as before Linux 6.5.
+    let pipe = std::io::pipe().unwrap().0;
+    let process = PeerProcess::of(std::os::fd::AsFd::as_fd(&pipe), Peer { pid, ..PEER });
+    let (mut door, (mut reader, mut writer)) = wire();
+    let (accepted, presented) = tokio::join!(
+        accept(&mut door.0, &mut door.1, PEER, Some(&process), &house.daemon, &house.registry),
+        present(&mut reader, &mut writer, &house.agent, &house.key, None)
+    );
+    other.kill().and_then(|()| other.wait()).unwrap();
+    let told = presented.unwrap_err().to_string();
+    assert!(told.contains("is not Lazaret's connector but") && told.contains("lazaret connect"), "{told}");
+    assert!(matches!(accepted, Err(ChallengeError::Refused { .. })));
+    assert_eq!(house.audit.tail(1).unwrap()[0].detail["gate"], "challenge");
+    // It has ended meanwhile: its pid may be anybody's.
+    let (mut door, (mut reader, mut writer)) = wire();
+    let (_, presented) = tokio::join!(
+        accept(&mut door.0, &mut door.1, PEER, Some(&process), &house.daemon, &house.registry),
+        present(&mut reader, &mut writer, &house.agent, &house.key, None)
+    );
+    assert!(presented.unwrap_err().to_string().contains("has ended"));
+}
+
+#[tokio::test]
+async fn this_very_program_is_taken_for_the_connector() {
+    let house = house();
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let peer = Peer { pid: i32::try_from(std::process::id()).ok(), ..PEER };
+    let process = PeerProcess::of(std::os::fd::AsFd::as_fd(&socket), peer);
+    let (mut door, (mut reader, mut writer)) = wire();
+    let (accepted, presented) = tokio::join!(
+        accept(&mut door.0, &mut door.1, peer, Some(&process), &house.daemon, &house.registry),
+        present(&mut reader, &mut writer, &house.agent, &house.key, None)
+    );
+    assert!(accepted.is_ok() && presented.is_ok(), "{accepted:?}");
+    let record = house.audit.tail(1).unwrap().remove(0);
+    assert_eq!(record.detail["certificate"]["did"], house.key.public().did());
+}

@@ -5,6 +5,7 @@
 //! not read for such a reason, or not as a whole, says so in place of a digest.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstatfs, openat, openat2};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -144,6 +145,21 @@ pub(super) enum Found {
     Unmeasured(String),
 }
 
+/// What is in a directory.
+pub(super) struct Listing {
+    /// Sorted, with whether each is a directory.
+    pub(super) names: Vec<(OsString, bool)>,
+    /// Those are all.
+    pub(super) whole: bool,
+    pub(super) stamp: Stamp,
+}
+
+/// Whether reading would wait for a user's own program (FUSE), which may never answer.
+fn waits_for_a_process(file: &File) -> bool {
+    const FUSE: i64 = 0x6573_5546;
+    fstatfs(file).is_ok_and(|fs| fs.f_type == FUSE)
+}
+
 /// Files as one process sees them, for one user.
 pub(super) struct Files<'a> {
     root: OwnedFd,
@@ -199,6 +215,9 @@ impl<'a> Files<'a> {
         if !meta.is_file() {
             return Ok(Found::Unmeasured(unmeasured("not a regular file")));
         }
+        if waits_for_a_process(looked) {
+            return Ok(Found::Unmeasured(unmeasured("on a file system that a process serves")));
+        }
         if !self.may_read(&meta) {
             return Ok(Found::Unmeasured(unmeasured(&format!("a file of uid {}", meta.uid()))));
         }
@@ -211,12 +230,11 @@ impl<'a> Files<'a> {
         meta.uid() == self.uid || (meta.uid() == 0 && meta.mode() & 0o004 != 0)
     }
 
-    /// Names in a directory of the user's or root's, with whether each is a directory; at most `limit`, and whether
-    /// that is all.
-    pub(super) fn list(&self, dir: &Path, limit: usize) -> Option<(Vec<(std::ffi::OsString, bool)>, bool, Stamp)> {
+    /// A directory of the user's or root's; at most `limit` names.
+    pub(super) fn list(&self, dir: &Path, limit: usize) -> Option<Listing> {
         let looked = self.look(dir).ok()?;
         let meta = looked.metadata().ok()?;
-        if !meta.is_dir() || (meta.uid() != self.uid && meta.uid() != 0) {
+        if !meta.is_dir() || waits_for_a_process(&looked) || (meta.uid() != self.uid && meta.uid() != 0) {
             return None;
         }
         let mut names = Vec::new();
@@ -229,7 +247,7 @@ impl<'a> Files<'a> {
             names.push((entry.file_name(), entry.file_type().is_ok_and(|kind| kind.is_dir())));
         }
         names.sort();
-        Some((names, whole, Stamp::of(&meta)))
+        Some(Listing { names, whole, stamp: Stamp::of(&meta) })
     }
 
     /// Where a path leads in the end.

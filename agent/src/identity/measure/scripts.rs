@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::files::{Files, Found, Stamp};
+use super::files::{Files, Found, Listing, Stamp};
 
 const INTERPRETERS: [&str; 9] = ["node", "nodejs", "bun", "deno", "python", "ruby", "perl", "electron", "tsx"];
 /// Flags of those whose value is a word of its own; where it is a file, that is code too.
@@ -135,7 +135,7 @@ pub(super) fn tree(root: &Path, files: &Files<'_>) -> Tree {
             bounded = true;
             break;
         }
-        let Some((names, whole, stamp)) = files.list(&dir, 4 * MOST_FILES) else { continue };
+        let Some(Listing { names, whole, stamp }) = files.list(&dir, 4 * MOST_FILES) else { continue };
         bounded |= !whole;
         watched.push((dir.clone(), stamp));
         for (name, is_dir) in names.into_iter().rev() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use lazaret_common::environment::loads_code;
 use sha2::{Digest as _, Sha256};
 
-use super::files::{Digests, Executable, Files, Found, Stamp, unmeasured};
+use super::files::{Digests, Executable, Files, Found, Listing, Stamp, unmeasured};
 use super::profile::{self, FileRule, Profile};
 use super::select::Selection;
 use super::{argv, scripts};
@@ -198,7 +198,7 @@ impl Survey {
         depth: usize,
         left: &mut usize,
     ) {
-        let Some((names, whole, stamp)) = files.list(dir, MOST_FILES) else {
+        let Some(Listing { names, whole, stamp }) = files.list(dir, MOST_FILES) else {
             let seen = files.seen_from_here(dir);
             let stamp = fs::metadata(&seen).ok().as_ref().map(Stamp::of);
             self.watched.push((seen, stamp));

@@ -1,19 +1,21 @@
 //! What open sessions bring to light: that a line was not the one that was signed, and what the client is made of.
 
+use std::sync::PoisonError;
+
 use serde_json::json;
 
 use super::{Agent, NotActive, Registry, RegistryError, Vouch};
 use crate::audit::{AuditError, Entry, Kind, Outcome};
 use crate::config::OnDrift;
-use crate::identity::signed::BadLine;
 use crate::identity::{Drift, Measurement, SessionIdentity};
 
 /// Parts that a refusal names; `agent show` has them all.
 const NAMED_PARTS: usize = 3;
 
 impl Registry {
-    /// Writes down that a session ended because a line was not what its key had signed next.
-    pub fn record_broken_session(&self, session: &SessionIdentity, why: &BadLine) -> Result<(), AuditError> {
+    /// Writes down that a session ended because it was not whole: a line that its key had not signed next, or bytes
+    /// that another process wrote.
+    pub fn record_broken_session(&self, session: &SessionIdentity, why: &str) -> Result<(), AuditError> {
         let agent = session.address().as_str();
         let detail = json!({
             "gate": "registration",
@@ -22,7 +24,7 @@ impl Registry {
             "uid": session.uid(),
             "pid": session.pid(),
         });
-        let entry = Entry::new(Kind::Denial, Outcome::Deny, agent).agent(agent).reason(why.to_string()).detail(detail);
+        let entry = Entry::new(Kind::Denial, Outcome::Deny, agent).agent(agent).reason(why).detail(detail);
         self.record_refusal(session.uid(), entry)
     }
 
@@ -30,6 +32,11 @@ impl Registry {
     /// returns. A first one is recorded as such: that it was seen first is no reason to trust it.
     pub fn measure(&self, session: &SessionIdentity) -> Result<Option<Measurement>, RegistryError> {
         let Some(measurement) = session.measurement() else { return Ok(None) };
+        if !session.is_news(&measurement) {
+            return Ok(Some(measurement));
+        }
+        // One at a time, so that two calls at once do not tell the same.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if !session.is_news(&measurement) {
             return Ok(Some(measurement));
         }

@@ -101,8 +101,8 @@ fn a_directory_is_listed_up_to_a_bound_that_is_said() {
     }
     let digests = Digests::default();
     let files = files(&digests, own_uid());
-    let (names, whole, _) = files.list(dir.path(), 3).unwrap();
+    let Listing { names, whole, .. } = files.list(dir.path(), 3).unwrap();
     assert_eq!((names.len(), names[0].0.to_str(), whole), (3, Some("a"), true));
-    assert!(!files.list(dir.path(), 2).unwrap().1);
+    assert!(!files.list(dir.path(), 2).unwrap().whole);
     assert!(files.list(&dir.path().join("a"), 2).is_none());
 }
