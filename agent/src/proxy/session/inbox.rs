@@ -11,7 +11,7 @@ use crate::proxy::framing::{Line, LineReader};
 
 pub(super) enum Inbox<R> {
     /// `None`: lines of this session are not signed.
-    Lines(LineReader<R>, Option<LineVerifier>, Limits),
+    Lines(LineReader<R>, Option<Box<LineVerifier>>, Limits),
     Messages(mpsc::Receiver<Message>),
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Heard {
 impl<R: AsyncRead + Unpin> Inbox<R> {
     pub(super) fn lines(source: R, verifier: Option<LineVerifier>, limits: Limits) -> Self {
         let header = if verifier.is_some() { signed::MAX_HEADER } else { 0 };
-        Self::Lines(LineReader::new(source, limits.max_message_bytes + header), verifier, limits)
+        Self::Lines(LineReader::new(source, limits.max_message_bytes + header), verifier.map(Box::new), limits)
     }
 
     /// What comes next; `None` at the end. Dropping the future loses nothing.
@@ -51,7 +51,7 @@ impl<R: AsyncRead + Unpin> Inbox<R> {
 }
 
 /// The line that was signed, and the signature; the line as it is where lines are not signed.
-fn unwrap(verifier: &mut Option<LineVerifier>, line: Line) -> Result<(Line, Option<CallSignature>), BadLine> {
+fn unwrap(verifier: &mut Option<Box<LineVerifier>>, line: Line) -> Result<(Line, Option<CallSignature>), BadLine> {
     let Some(verifier) = verifier else { return Ok((line, None)) };
     match line {
         Line::Text(framed) => verifier.open(&framed).map(|(line, signature)| (Line::Text(line), Some(signature))),
