@@ -135,6 +135,13 @@ fn claude_code_connects_over_http_and_the_kernel_takes_the_door_for_the_door() {
     std::fs::write(house.claude_config(), config).expect("the home directory is writable");
     let health = house.claude_mcp_list();
     assert_eq!(health.get("lazaret"), Some(&Health::Connected), "{health:?}");
+    // With a helper no token stands in the file, and each start has a new one.
+    let helper = format!("{} token --agent {AGENT} --headers", host::binary().display());
+    let entry = json!({"type": "http", "url": url(&house), "headersHelper": helper});
+    let config = json!({"mcpServers": {"lazaret": entry}}).to_string();
+    std::fs::write(house.claude_config(), config).expect("the home directory is writable");
+    let health = house.claude_mcp_list();
+    assert_eq!(health.get("lazaret"), Some(&Health::Connected), "{health:?}");
     assert_eq!(house.json(&["shadow", "list", "--json"])["shadows"], json!([]), "nothing went around the door");
     let inventory = house.json(&["inventory", "--json"]);
     let text = inventory.to_string();

@@ -121,7 +121,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let api_socket = crate::api::server::bind(&paths)?;
     let mcp_socket = crate::proxy::bind(&paths.mcp_socket())?;
     let http = config.http.listen.map(crate::proxy::http::bind).transpose()?;
-    publish_url(&paths, http.as_ref())?;
+    crate::proxy::http::publish(&paths.run_dir, http.as_ref())?;
 
     let (app, events) = build(paths, config, store, http.as_ref())?;
     let app = Arc::new(app);
@@ -186,7 +186,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     }
     let stopped = app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon stopped"));
     end_kernel(&app, detach_on_exit);
-    if let Err(e) = publish_url(&app.paths, None) {
+    if let Err(e) = crate::proxy::http::publish(&app.paths.run_dir, None) {
         tracing::debug!("{e}");
     }
     for socket in [app.paths.admin_socket(), app.paths.mcp_socket()] {
@@ -296,25 +296,6 @@ fn private_dir(path: &Path, mode: u32, flag: &'static str) -> Result<(), DaemonE
     let failed = |source| DaemonError::Directory { path: path.into(), flag, source };
     std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
-}
-
-/// Says where HTTP clients go before any client config is read: an entry that names it is no way around the door.
-fn publish_url(paths: &Paths, http: Option<&crate::proxy::http::HttpListener>) -> Result<(), DaemonError> {
-    let path = paths.run_dir.join(crate::config::HTTP_URL_FILE);
-    let published = match http {
-        // Made anew: what lies there may be a link.
-        Some(http) => std::fs::remove_file(&path).or_else(absent_is_fine).and_then(|()| {
-            let mut file = std::fs::File::options().write(true).create_new(true).open(&path)?;
-            file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            std::io::Write::write_all(&mut file, format!("{}\n", http.url()).as_bytes())
-        }),
-        None => std::fs::remove_file(&path).or_else(absent_is_fine),
-    };
-    published.map_err(|source| DaemonError::Directory { path, flag: "--run-dir", source })
-}
-
-fn absent_is_fine(e: std::io::Error) -> std::io::Result<()> {
-    if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }
 
 /// The operators' socket. Without it nobody can decide anything, so its end is the daemon's end.

@@ -139,6 +139,7 @@ impl Gates {
             "session": session.session(),
             "did": session.did(),
             "uid": session.uid(),
+            "transport": session.transport().as_str(),
             "pid": session.pid(),
             "told": denied.reason,
             "arguments": arguments,

@@ -233,6 +233,7 @@ impl Permitted<'_> {
             "session": session.session(),
             "did": agent.did,
             "uid": session.uid(),
+            "transport": session.transport().as_str(),
             "pid": session.pid(),
             "tool_digest": tool.digest,
             "image_id": server.review.as_ref().map(|review| &review.image_id),

@@ -41,6 +41,8 @@ pub enum ListenError {
     InUse { path: PathBuf },
     #[error("cannot listen at {}: {what} lies there and was left as it is; move it away, or choose another --run-dir", path.display())]
     Foreign { path: PathBuf, what: &'static str },
+    #[error("cannot write {}: {source}; check that the directory is writable, or choose another --run-dir", path.display())]
+    Publish { path: PathBuf, source: io::Error },
     #[error("cannot listen at {address}: {source}; choose another port under [http], or stop what listens there")]
     Http { address: std::net::SocketAddr, source: io::Error },
     #[error("cannot listen at {}: {source}; check that the directory exists and is writable, and that the path is shorter than 108 bytes", path.display())]

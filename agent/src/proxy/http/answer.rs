@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::link::{Event, News, Waiter};
 use crate::proxy::envelope::{self, Malformed, Reply, RequestId};
+use crate::proxy::json::Json;
 
 pub(super) const JSON: &str = "application/json";
 pub(super) const EVENTS: &str = "text/event-stream";
@@ -29,11 +30,19 @@ pub(super) fn json(status: StatusCode, line: String) -> Response {
 }
 
 pub(super) fn error(status: StatusCode, id: Option<&RequestId>, code: i32, why: impl Into<String>) -> Response {
-    json(status, envelope::reply_line(id, &Reply::error(code, why)))
+    let error = envelope::error_object(code, why, None);
+    let line = match id {
+        Some(_) => envelope::reply_line(id, &Reply::Error(error)),
+        // MCP's schema knows no null id; what answers no request has none.
+        None => Json::object([("jsonrpc", Json::string("2.0")), ("error", error)]).to_text(),
+    };
+    json(status, line)
 }
 
 pub(super) fn malformed(malformed: Malformed) -> Response {
-    error(StatusCode::BAD_REQUEST, malformed.id.as_ref(), malformed.code, malformed.message)
+    let status =
+        if malformed.code == envelope::METHOD_NOT_FOUND { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
+    error(status, malformed.id.as_ref(), malformed.code, malformed.message)
 }
 
 /// How the answer to one request is to be given.

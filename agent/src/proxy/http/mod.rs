@@ -15,7 +15,11 @@ mod peer;
 mod request;
 mod room;
 
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +30,7 @@ use self::guard::Guard;
 use self::room::Rooms;
 use super::ListenError;
 use super::door::Door;
-use crate::config::{HttpConfig, Mode};
+use crate::config::{HTTP_URL_FILE, HttpConfig, Mode};
 use crate::daemon::App;
 use crate::identity::{Registry, Tokens};
 
@@ -56,6 +60,21 @@ pub fn bind(address: SocketAddr) -> Result<HttpListener, ListenError> {
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok(HttpListener { listener, address })
+}
+
+/// Says where HTTP clients go, or that there is nothing, before any client config is read: an entry that names this
+/// URL is no way around the door.
+pub fn publish(run_dir: &Path, http: Option<&HttpListener>) -> Result<(), ListenError> {
+    let path = run_dir.join(HTTP_URL_FILE);
+    let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) };
+    // Made anew: what lies there may be a link.
+    let published = std::fs::remove_file(&path).or_else(absent).and_then(|()| {
+        let Some(http) = http else { return Ok(()) };
+        let mut file = File::options().write(true).create_new(true).open(&path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        writeln!(file, "{}", http.url())
+    });
+    published.map_err(|source| ListenError::Publish { path, source })
 }
 
 /// Serves until `cancel`, where there is something to serve.

@@ -141,6 +141,13 @@ async fn post(http: &Arc<Http>, room: &Arc<Room>, headers: &HeaderMap, body: Bod
         let route = headers::route(headers, &message)?;
         Ok((message, route))
     });
+    // 2026-07-28 has no `initialize`, whatever its shape.
+    let judged = match judged {
+        judged if !(is_newer(headers) && only(headers, headers::METHOD) == Ok(Some("initialize"))) => judged,
+        Ok((Message::Request { id, .. }, _)) => Err(no_initialize(Some(id))),
+        Ok(_) => Err(no_initialize(None)),
+        Err(malformed) => Err(no_initialize(malformed.id)),
+    };
     match judged {
         Ok((message, Route::Alone)) => alone(http, room, message).await,
         Ok((message, Route::Session)) => in_session(http, room, headers, message).await,
@@ -149,6 +156,11 @@ async fn post(http: &Arc<Http>, room: &Arc<Room>, headers: &HeaderMap, body: Bod
             answer::malformed(malformed)
         }
     }
+}
+
+fn no_initialize(id: Option<RequestId>) -> Malformed {
+    let why = "Method not found: initialize; 2026-07-28 has none, send requests as they are";
+    Malformed { id, ..Malformed::new(envelope::METHOD_NOT_FOUND, why) }
 }
 
 /// A request that is a session of its own; it is cancelled when the client goes away.
