@@ -52,12 +52,15 @@ const RUNNING: [Need; 4] = [
     program("debootstrap", "debootstrap", "makes the base image from Debian packages"),
 ];
 
-const TESTING: [Need; 8] = [
+const TESTING: [Need; 11] = [
     program("qemu-system-x86", "qemu-system-x86_64", "boots the kernels of the test matrix"),
     file("busybox-static", "/bin/busybox", "user space of those kernels"),
     program("cpio", "cpio", "packs it"),
     program("xz-utils", "xz", "unpacks their modules"),
     program("openssl", "openssl", "verifies what the log keeps of a call, by itself"),
+    program("openssh-client", "ssh-keygen", "signs and verifies vouches, to compare with"),
+    program("softhsm2", "softhsm2-util", "a token to keep an agent's key in"),
+    program("opensc", "pkcs11-tool", "makes a key in it"),
     program("nodejs", "node", "runs npm servers bare, to compare with"),
     program("npm", "npm", "fetches them, and Claude Code's CLI"),
     Need { package: "python3-venv", sign: Sign::Venv, why: "Python MCP SDK and servers, to compare with" },

@@ -1,6 +1,8 @@
 //! What goes over `admin.sock`. Values of a server's environment never do, except inwards and
 //! where they decide which code runs.
 
+mod agents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -12,9 +14,10 @@ use crate::admission::{
     AdmissionState, Egress, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition,
 };
 use crate::config::Mode;
-use crate::identity::RevocationReason;
 use crate::proxy::ContainerLog;
 use crate::remote::LoginView;
+
+pub use agents::*;
 
 /// Longest request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -119,23 +122,6 @@ pub struct DecideTool {
 #[serde(deny_unknown_fields)]
 pub struct Adopt {
     pub name: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Enroll {
-    pub address: String,
-    /// Base64 of the raw 32 bytes.
-    pub public_key: String,
-    pub owner: Option<String>,
-    /// Owner of the key file: the only user who may connect as this agent.
-    pub uid: Option<u32>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Revoke {
-    pub reason: RevocationReason,
 }
 
 /// A tool that was found, best first.

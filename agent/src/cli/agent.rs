@@ -1,24 +1,57 @@
 //! `lazaret agent`.
 
 mod enroll;
+mod held;
+mod keys;
+mod vouch;
+
+use std::io::Read as _;
+use std::path::Path;
 
 use super::args::agent::{AgentCommand, AgentTokenCommand};
 use super::instance::{Human, Instance};
 use super::out::{self, Rows, plain, state};
 use super::{CliError, token, when};
 use crate::api::client::{AdminClient, escape};
-use crate::api::types::{Done, Revoke, StatusView, Why};
-use crate::identity::{Address, Agent};
+use crate::api::types::{AgentView, Done, Revoke, StatusView, Why};
+use crate::identity::{Address, Agent, Amendment, Vouch};
 
 pub use enroll::ensure;
+pub use held::chosen as chosen_key;
 
 pub async fn run(instance: &Instance, command: AgentCommand) -> Result<(), CliError> {
     let admin = instance.admin();
     match command {
         AgentCommand::Enroll(args) => enroll::run(instance, args).await,
-        AgentCommand::Key(args) => enroll::key(&args),
+        AgentCommand::Key(args) => held::key(&args),
+        AgentCommand::OpenToken(args) => crate::identity::source::token::serve(&args.uri).map_err(CliError::failed),
         AgentCommand::List(args) => list(&admin, args.json.json).await,
         AgentCommand::Show(args) => show(instance, &args.address, args.json.json).await,
+        AgentCommand::Activate(args) => {
+            let path = path(instance, &args.address, "activate").await?;
+            say(&admin.post::<Agent>(&path, &Done {}).await?)
+        }
+        AgentCommand::Set(args) => {
+            let amendment = Amendment {
+                owner: args.owner,
+                not_after: args.rights.not_after,
+                actions: enroll::actions(&args.rights)?,
+                limits: enroll::limits(&args.rights),
+            };
+            if amendment == Amendment::default() {
+                return Err(CliError::Usage("there is nothing to change; see `lazaret agent set --help`".into()));
+            }
+            let path = path(instance, &args.address, "amend").await?;
+            print_rights(&admin.post::<Agent>(&path, &amendment).await?)
+        }
+        AgentCommand::Vouch(args) => vouch::run(instance, args).await,
+        AgentCommand::Rotate(args) => keys::rotate(instance, args).await,
+        AgentCommand::Card(command) => keys::card(instance, command).await,
+        AgentCommand::Revocations(args) => keys::revocations(instance, args).await,
+        AgentCommand::Deregister(args) => {
+            let path = path(instance, &args.address, "deregister").await?;
+            say(&admin.post::<Agent>(&path, &Done {}).await?)
+        }
         AgentCommand::Suspend(args) => {
             let path = path(instance, &args.address, "suspend").await?;
             say(&admin.post::<Agent>(&path, &Why { why: args.reason }).await?)
@@ -57,7 +90,25 @@ pub async fn address_of(instance: &Instance, text: &str, human: Option<&Human>) 
 }
 
 async fn path(instance: &Instance, text: &str, verb: &str) -> Result<String, CliError> {
-    Ok(format!("/v1/agents/{}/{verb}", escape(address(instance, text).await?.as_str())))
+    Ok(place(&address(instance, text).await?, verb))
+}
+
+/// An agent, or one of its verbs, in the operators' API.
+fn place(address: &Address, verb: &str) -> String {
+    let slash = if verb.is_empty() { "" } else { "/" };
+    format!("/v1/agents/{}{slash}{verb}", escape(address.as_str()))
+}
+
+/// A file that the user named; what is longer is some other file.
+fn read_file(path: &Path, longest: u64) -> Result<String, CliError> {
+    let failed = |cause: String| CliError::Failed(format!("cannot read {}: {cause}", path.display()));
+    let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+    let mut text = String::new();
+    file.take(longest + 1).read_to_string(&mut text).map_err(|e| failed(e.to_string()))?;
+    if text.len() as u64 > longest {
+        return Err(failed(format!("it is longer than {longest} bytes")));
+    }
+    Ok(text)
 }
 
 fn say(agent: &Agent) -> Result<(), CliError> {
@@ -87,23 +138,74 @@ async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError> {
 
 async fn show(instance: &Instance, text: &str, json: bool) -> Result<(), CliError> {
     let address = address(instance, text).await?;
-    let agent: Agent = instance.admin().get(&format!("/v1/agents/{}", escape(address.as_str()))).await?;
+    let view: AgentView = instance.admin().get(&place(&address, "")).await?;
+    let drifted = view.agent.vouch == Vouch::Drifted;
     if json {
-        return out::listing("agent", "agents", &[agent]);
+        out::listing("agent", "agents", &[view])?;
+    } else {
+        print(&view)?;
     }
-    print(&agent)
+    if drifted { Err(CliError::Negative) } else { Ok(()) }
 }
 
-fn print(agent: &Agent) -> Result<(), CliError> {
+fn print(view: &AgentView) -> Result<(), CliError> {
+    let agent = &view.agent;
     out::field("agent", agent.address.as_str())?;
     out::field("state", agent.state.to_string())?;
     out::field("did", &agent.did)?;
     out::field("fingerprint", format!("{} (raw), {} (SPKI)", agent.fingerprint, agent.fingerprint_spki))?;
-    out::field("owner", agent.owner.as_deref().unwrap_or("nobody named"))?;
     out::field("user", agent.uid.map_or_else(|| "any who holds the key".to_owned(), |uid| format!("uid {uid} only")))?;
-    out::field("vouch", agent.vouch.to_string())?;
+    print_rights(agent)?;
+    print_vouch(view)?;
     for step in &agent.history {
         out::field("history", format!("{}  {} by {}: {}", when(step.at), step.to, step.by, step.why))?;
+    }
+    Ok(())
+}
+
+fn print_rights(agent: &Agent) -> Result<(), CliError> {
+    out::field("owner", agent.owner.as_deref().unwrap_or("nobody named"))?;
+    out::field("may call", agent.actions.to_string())?;
+    let limit = |n: Option<String>, per: &str| n.map(|n| format!("{n} calls a {per}"));
+    let limits: Vec<String> = [
+        limit(agent.limits.calls_per_minute.map(|n| n.to_string()), "minute"),
+        limit(agent.limits.calls_per_day.map(|n| n.to_string()), "day"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    out::field("limits", if limits.is_empty() { "those of all".to_owned() } else { limits.join(", ") })?;
+    out::field("ends", agent.not_after.map_or_else(|| "never".to_owned(), when))
+}
+
+/// Who vouches for what, until when, and what has changed since, part by part.
+fn print_vouch(view: &AgentView) -> Result<(), CliError> {
+    let agent = &view.agent;
+    out::field("vouch", agent.vouch.to_string())?;
+    let Some(vouched) = &agent.vouched else { return Ok(()) };
+    let key = format!("{} ({})", vouched.signing_key, vouched.algorithm);
+    out::field("vouched by", format!("{} with {key} on {}", vouched.by, when(vouched.at)))?;
+    out::field("vouched until", when(vouched.document.not_after))?;
+    out::field("vouched calls", vouched.document.capabilities.to_string())?;
+    match &vouched.measurement {
+        Some(measured) => out::field("vouched for", format!("{} ({} parts)", measured.digest, measured.parts.len()))?,
+        None => out::field("vouched for", "the key alone: whatever program uses it")?,
+    }
+    if let Some(why) = &agent.distrusted {
+        out::field("not counted", why)?;
+    }
+    if let Some(withdrawn) = &vouched.revoked {
+        out::field("taken back", format!("{} by {}: {}", when(withdrawn.at), withdrawn.by, withdrawn.why))?;
+    }
+    match &view.measured {
+        Some(measured) => out::field("measured", format!("{} on {}", measured.measurement.digest, when(measured.at)))?,
+        None => out::field("measured", "never")?,
+    }
+    for drifted in &view.drift {
+        let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let how = word(serde_json::to_value(drifted.how).unwrap_or_default());
+        let kind = word(serde_json::to_value(drifted.part.kind).unwrap_or_default());
+        out::field("drift", format!("{how} {kind} {} ({})", drifted.part.name, drifted.part.digest))?;
     }
     Ok(())
 }

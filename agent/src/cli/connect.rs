@@ -1,7 +1,5 @@
 //! `lazaret connect`: stdout belongs to the MCP client, so that nothing else is ever written there.
 
-use std::path::PathBuf;
-
 use super::CliError;
 use super::args::client::ConnectArgs;
 use super::instance::Instance;
@@ -10,16 +8,8 @@ use crate::proxy::{ConnectError, connector};
 
 pub async fn run(instance: &Instance, args: ConnectArgs) -> Result<(), CliError> {
     let address: Address = args.agent.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
-    let key = key_of(&address, args.key)?;
+    let key = super::agent::chosen_key(&address, &args.key)?;
     connector::run(&address, &key, &instance.paths.mcp_socket()).await.map_err(failed)
-}
-
-/// The key file that was named, or where that agent's is.
-pub(super) fn key_of(address: &Address, named: Option<PathBuf>) -> Result<PathBuf, CliError> {
-    match named {
-        Some(key) => Ok(key),
-        None => identity::default_key_path(address).map_err(|e| CliError::Configuration(e.to_string())),
-    }
 }
 
 pub(super) fn failed(e: ConnectError) -> CliError {

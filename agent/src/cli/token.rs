@@ -14,7 +14,7 @@ use crate::proxy::connector;
 pub async fn run(instance: &Instance, args: TokenArgs) -> Result<(), CliError> {
     let address: Address = args.agent.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
     let ttl_secs = args.ttl.as_deref().map(seconds).transpose().map_err(CliError::Usage)?;
-    let key = connect::key_of(&address, args.key)?;
+    let key = super::agent::chosen_key(&address, &args.key)?;
     let issued = connector::token(&address, &key, &instance.paths.mcp_socket(), TokenWish { ttl_secs })
         .await
         .map_err(connect::failed)?;

@@ -141,7 +141,8 @@ mod tests {
             (AgentKey::generate().unwrap(), AgentKey::generate().unwrap(), AgentKey::generate().unwrap());
         let hello = Hello { v: 2, aud: daemon.public().did(), nonce: "a".repeat(64), daemon_pub: daemon.public() };
         let address = "claude@acme.lazaret.local".parse().unwrap();
-        let proof = challenge::prove(&hello, &address, &agent, session.public(), "b".repeat(64), 1_800_000_000, None);
+        let proof =
+            challenge::prove(&hello, &address, &agent, session.public(), "b".repeat(64), 1_800_000_000, None).unwrap();
         let line_digest = format!("sha256:{}", "0".repeat(64));
         let signature = CallSignature {
             session_pub: session.public(),

@@ -32,7 +32,7 @@ pub use wire::{Hello, Message, Proof, Welcome};
 
 use super::signed::LineSigner;
 use super::{
-    Address, AgentKey, Certificate, KeyError, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
+    Address, AgentKey, Certificate, KeyError, KeySource, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
     SessionIdentity, Strange, TokenWish, Transport,
 };
 use crate::audit::{AuditError, Entry, Kind, Outcome};
@@ -153,7 +153,7 @@ pub async fn present<R, W>(
     reader: &mut R,
     writer: &mut W,
     agent: &Address,
-    key: &AgentKey,
+    key: &dyn KeySource,
     expected: Option<&PublicKey>,
 ) -> Result<Session, ChallengeError>
 where
@@ -167,7 +167,7 @@ async fn prove_for<R, W>(
     reader: &mut R,
     writer: &mut W,
     agent: &Address,
-    key: &AgentKey,
+    key: &dyn KeySource,
     expected: Option<&PublicKey>,
     token: Option<TokenWish>,
 ) -> Result<Session, ChallengeError>
@@ -190,7 +190,7 @@ where
         }
         let session_key = AgentKey::generate()?;
         let exp = Timestamp::now().as_second() + PROOF_LIFETIME.as_secs() as i64;
-        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp, token);
+        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp, token)?;
         lines::send(writer, &Message::Proof(proof.clone())).await?;
         match lines::receive(reader).await? {
             Message::Welcome(Welcome { session, sig }) => {

@@ -54,6 +54,10 @@ pub enum KeyError {
     Weak,
     #[error("cannot make a key: the kernel gave no randomness ({0})")]
     Randomness(getrandom::Error),
+    #[error(transparent)]
+    SshAgent(#[from] super::source::ssh_agent::AgentError),
+    #[error("{0}")]
+    Source(String),
     #[error("cannot tell where agent keys are kept: set LAZARET_KEY_DIR or HOME, or name the file with --key")]
     NoHome,
 }
@@ -269,6 +273,12 @@ impl Serialize for PublicKey {
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Signature {
+    pub fn from_bytes(raw: &[u8; 64]) -> Self {
+        Self(ed25519_dalek::Signature::from_bytes(raw))
     }
 }
 

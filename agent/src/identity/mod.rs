@@ -6,6 +6,7 @@
 
 mod actions;
 mod address;
+mod card;
 mod certificate;
 pub mod challenge;
 mod keys;
@@ -13,13 +14,16 @@ pub mod measure;
 mod measurement;
 mod peer;
 mod registry;
+mod rotation;
 mod session;
 pub mod signed;
+pub mod source;
 mod token;
 pub mod vouch;
 
 pub use actions::{Action, ActionError, Actions};
 pub use address::{Address, AddressError};
+pub use card::{Card, CardError, CardFields, MAX_LIFETIME as MAX_CARD_LIFETIME};
 pub use certificate::{Certificate, NotProven, ProvenCall, verify_call};
 pub use challenge::ChallengeError;
 pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
@@ -29,6 +33,8 @@ pub use registry::{
     Agent, AgentState, Amendment, CallLimits, Draft, Enrolment, Measured, NotActive, Registry, RegistryError,
     Revocation, RevocationReason, Step, Vouch, follow_expiry,
 };
+pub use rotation::{Rotation, RotationError};
 pub use session::{Peer, Session, SessionIdentity, Transport};
+pub use source::{KeySource, SourceName, SourceNameError, TokenUri};
 pub use token::{Bearer, Grant, IssuedToken, TokenLimits, TokenRefused, TokenView, TokenWish, Tokens};
 pub use vouch::{VouchDocument, VouchError, Vouched};

@@ -4,6 +4,7 @@
 //! enrolled again under any name; what grants something is on record before it takes effect, what
 //! takes something away takes effect first.
 
+mod keys;
 mod life;
 mod model;
 mod sessions;
@@ -22,7 +23,7 @@ pub use standing::NotActive;
 pub use vouching::Draft;
 
 use super::vouch::SignerFile;
-use super::{Address, PublicKey, VouchError};
+use super::{Address, PublicKey, RotationError, VouchError};
 use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
 use crate::config::OnDrift;
 use crate::store::{Store, StoreError};
@@ -50,6 +51,8 @@ pub enum RegistryError {
     NotVouched(Address),
     #[error(transparent)]
     Vouch(#[from] VouchError),
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -110,9 +113,12 @@ impl Registry {
         self.get(address)?.ok_or_else(|| RegistryError::Unknown(address.clone()))
     }
 
-    /// Whether, and why, a key was revoked; kept for ever.
+    /// Whether, and why, a key was revoked; kept for ever. Records of others name it by either fingerprint.
     pub fn revocation(&self, key: &PublicKey) -> Result<Option<Revocation>, RegistryError> {
-        Ok(self.store.get(&key.fingerprint_raw())?)
+        match self.store.get(&key.fingerprint_raw())? {
+            Some(revocation) => Ok(Some(revocation)),
+            None => Ok(self.store.get(&key.fingerprint_spki())?),
+        }
     }
 
     pub fn revocations(&self) -> Result<Vec<Revocation>, RegistryError> {
@@ -195,24 +201,6 @@ impl Registry {
         Ok(agent)
     }
 
-    /// Gives an agent a new key; the old one is revoked and points to the new one.
-    pub fn rotate(&self, address: &Address, new: PublicKey, by: &str) -> Result<Agent, RegistryError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut agent = self.require(address)?;
-        if agent.state.is_final() {
-            return Err(refused(&agent, AgentState::Active));
-        }
-        self.check_new_key(address, &new)?;
-        let old = agent.revocation(RevocationReason::KeyRotation, Some(new.fingerprint_raw()));
-        agent.set_key(new);
-        agent.step(agent.state, by, "key rotated");
-        self.record(&agent, Outcome::Permit, by, "key rotated")?;
-        self.store.put(&old)?;
-        self.store.put(&agent)?;
-        self.changed();
-        Ok(agent)
-    }
-
     /// Ends an agent and its key for good. Open sessions lose it at their next call.
     pub fn revoke(&self, address: &Address, reason: RevocationReason, by: &str) -> Result<Agent, RegistryError> {
         let to = match reason {
@@ -244,6 +232,15 @@ impl Registry {
         Ok(agent)
     }
 
+    /// Lets in an agent that was enrolled and waits for an operator's word.
+    pub fn activate(&self, address: &Address, by: &str) -> Result<Agent, RegistryError> {
+        let agent = self.require(address)?;
+        if agent.state != AgentState::Pending {
+            return Err(refused(&agent, AgentState::Active));
+        }
+        self.resume(address, by, "activated by an operator")
+    }
+
     pub fn resume(&self, address: &Address, by: &str, why: &str) -> Result<Agent, RegistryError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let agent = self.stepped(address, AgentState::Active, by, why)?;
@@ -264,23 +261,6 @@ impl Registry {
         self.store.put(&agent)?;
         self.changed();
         Ok(agent)
-    }
-
-    fn check_new_key(&self, address: &Address, key: &PublicKey) -> Result<(), RegistryError> {
-        if let Some(Revocation { fingerprint, revoked_at: at, reason, .. }) = self.revocation(key)? {
-            return Err(RegistryError::RevokedKey { address: address.clone(), fingerprint, at, reason });
-        }
-        let holder = self.list()?.into_iter().find(|agent| agent.public_key == *key);
-        match holder {
-            Some(holder) if holder.address != *address || !holder.state.is_final() => {
-                Err(if holder.address == *address {
-                    RegistryError::Enrolled { address: address.clone(), state: holder.state }
-                } else {
-                    RegistryError::SharedKey { address: address.clone(), holder: holder.address }
-                })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn stepped(&self, address: &Address, to: AgentState, by: &str, why: &str) -> Result<Agent, RegistryError> {

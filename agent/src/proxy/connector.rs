@@ -20,7 +20,7 @@ use self::link::Link;
 use self::stdio::Stdio;
 use super::envelope::{self, Limits, Message, Reply, RequestId};
 use super::framing::Line;
-use crate::identity::{Address, AgentKey, ChallengeError, IssuedToken, KeyError, TokenWish};
+use crate::identity::{Address, ChallengeError, IssuedToken, KeyError, KeySource, SourceName, TokenWish};
 
 /// How long a daemon that restarts is waited for: at the start, and in the middle of a session.
 const PATIENCE_START: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl ConnectError {
 }
 
 /// Serves the client on stdin and stdout until it ends its input.
-pub async fn run(agent: &Address, key: &Path, socket: &Path) -> Result<(), ConnectError> {
+pub async fn run(agent: &Address, key: &SourceName, socket: &Path) -> Result<(), ConnectError> {
     let mut stdio = Stdio::open();
     match serve(agent, key, socket, &mut stdio).await {
         Ok(()) => Ok(()),
@@ -80,14 +80,19 @@ pub async fn run(agent: &Address, key: &Path, socket: &Path) -> Result<(), Conne
 }
 
 /// Asks the daemon for a token: the key is proven as for a session, and there is none.
-pub async fn token(agent: &Address, key: &Path, socket: &Path, wish: TokenWish) -> Result<IssuedToken, ConnectError> {
-    let key = AgentKey::load(key).map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
-    Link::ask_token(agent, &key, socket, wish).await
+pub async fn token(
+    agent: &Address,
+    key: &SourceName,
+    socket: &Path,
+    wish: TokenWish,
+) -> Result<IssuedToken, ConnectError> {
+    let key = key.open().map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
+    Link::ask_token(agent, &*key, socket, wish).await
 }
 
-async fn serve(agent: &Address, key: &Path, socket: &Path, stdio: &mut Stdio) -> Result<(), ConnectError> {
-    let key = AgentKey::load(key).map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
-    let mut link = connect(agent, &key, socket, PATIENCE_START).await?;
+async fn serve(agent: &Address, key: &SourceName, socket: &Path, stdio: &mut Stdio) -> Result<(), ConnectError> {
+    let key = key.open().map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
+    let mut link = connect(agent, &*key, socket, PATIENCE_START).await?;
     let client = Client::default();
     loop {
         match client.pump(&mut link, stdio).await {
@@ -98,7 +103,7 @@ async fn serve(agent: &Address, key: &Path, socket: &Path, stdio: &mut Stdio) ->
         if stdio.is_closed() {
             return Ok(());
         }
-        link = match client.resume(agent, &key, socket).await {
+        link = match client.resume(agent, &*key, socket).await {
             Ok(link) => link,
             Err(e) => {
                 client.fail_all(stdio, &e.to_string());
@@ -108,7 +113,12 @@ async fn serve(agent: &Address, key: &Path, socket: &Path, stdio: &mut Stdio) ->
     }
 }
 
-async fn connect(agent: &Address, key: &AgentKey, socket: &Path, patience: Duration) -> Result<Link, ConnectError> {
+async fn connect(
+    agent: &Address,
+    key: &dyn KeySource,
+    socket: &Path,
+    patience: Duration,
+) -> Result<Link, ConnectError> {
     let give_up = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -150,7 +160,7 @@ struct InFlight {
 
 impl Client {
     /// Comes back to a daemon that went away, as if it had not.
-    async fn resume(&self, agent: &Address, key: &AgentKey, socket: &Path) -> Result<Link, ConnectError> {
+    async fn resume(&self, agent: &Address, key: &dyn KeySource, socket: &Path) -> Result<Link, ConnectError> {
         let mut link = connect(agent, key, socket, PATIENCE_AGAIN).await?;
         let (initialize, again) = {
             let state = self.state.borrow();

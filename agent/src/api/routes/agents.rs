@@ -1,4 +1,7 @@
-//! `/v1/agents`.
+//! `/v1/agents`: who may come through the door, and who vouches for them.
+
+mod keys;
+mod vouch;
 
 use std::sync::Arc;
 
@@ -8,22 +11,29 @@ use axum::{Extension, Json, Router};
 
 use crate::api::peer::Operator;
 use crate::api::server::{Answer, Api, Failure, Input, blocking};
-use crate::api::types::{Enroll, ErrorKind, Revoke, Why};
-use crate::identity::{Address, Agent, PublicKey, RegistryError};
+use crate::api::types::{AgentView, Done, Enroll, ErrorKind, Revoke, Why};
+use crate::identity::{Address, Agent, Amendment, PublicKey, RegistryError, RevocationReason, VouchError};
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
         .route("/v1/agents", get(list).post(enroll))
         .route("/v1/agents/{address}", get(show))
+        .route("/v1/agents/{address}/activate", post(activate))
+        .route("/v1/agents/{address}/amend", post(amend))
+        .route("/v1/agents/{address}/deregister", post(deregister))
         .route("/v1/agents/{address}/suspend", post(suspend))
         .route("/v1/agents/{address}/resume", post(resume))
         .route("/v1/agents/{address}/revoke", post(revoke))
+        .merge(keys::routes())
+        .merge(vouch::routes())
 }
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         let kind = match &error {
             RegistryError::Unknown(_) => ErrorKind::NotFound,
+            RegistryError::Vouch(VouchError::Signers(_)) => ErrorKind::Failed,
+            RegistryError::Vouch(_) | RegistryError::Rotation(_) => ErrorKind::Conflict,
             RegistryError::Store(_) | RegistryError::Audit(_) => ErrorKind::Failed,
             _ => ErrorKind::Conflict,
         };
@@ -39,9 +49,14 @@ async fn list(State(api): State<Arc<Api>>) -> Answer<Vec<Agent>> {
     blocking(&api, |app| Ok(app.registry.list()?)).await.map(Json)
 }
 
-async fn show(State(api): State<Arc<Api>>, Path(text): Path<String>) -> Answer<Agent> {
+async fn show(State(api): State<Arc<Api>>, Path(text): Path<String>) -> Answer<AgentView> {
     let address = address(&text)?;
-    blocking(&api, move |app| Ok(app.registry.require(&address)?)).await.map(Json)
+    blocking(&api, move |app| {
+        let measured = app.registry.last_measured(&address)?;
+        Ok(AgentView::new(app.registry.require(&address)?, measured))
+    })
+    .await
+    .map(Json)
 }
 
 async fn enroll(
@@ -51,9 +66,39 @@ async fn enroll(
 ) -> Answer<Agent> {
     let address = address(&input.address)?;
     let key: PublicKey = input.public_key.parse().map_err(Failure::invalid)?;
-    blocking(&api, move |app| Ok(app.registry.enroll_for(&address, key, input.owner, input.uid, by.name())?))
-        .await
-        .map(Json)
+    blocking(&api, move |app| Ok(app.registry.enroll_with(&address, key, input.enrolment, by.name())?)).await.map(Json)
+}
+
+async fn activate(
+    State(api): State<Arc<Api>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    Input(Done {}): Input<Done>,
+) -> Answer<Agent> {
+    let address = address(&text)?;
+    blocking(&api, move |app| Ok(app.registry.activate(&address, by.name())?)).await.map(Json)
+}
+
+async fn amend(
+    State(api): State<Arc<Api>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    Input(amendment): Input<Amendment>,
+) -> Answer<Agent> {
+    let address = address(&text)?;
+    blocking(&api, move |app| Ok(app.registry.amend(&address, amendment, by.name())?)).await.map(Json)
+}
+
+/// Retires an agent without blame; its key never comes back.
+async fn deregister(
+    State(api): State<Arc<Api>>,
+    Extension(by): Extension<Operator>,
+    Path(text): Path<String>,
+    Input(Done {}): Input<Done>,
+) -> Answer<Agent> {
+    let address = address(&text)?;
+    let reason = RevocationReason::AgentDeregistered;
+    blocking(&api, move |app| Ok(app.registry.revoke(&address, reason, by.name())?)).await.map(Json)
 }
 
 async fn suspend(

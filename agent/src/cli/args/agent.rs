@@ -1,11 +1,17 @@
 //! `lazaret agent`.
 
+mod keys;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use jiff::Timestamp;
+
 use super::Json;
+use super::when::when;
 use crate::identity::RevocationReason;
+pub use keys::*;
 
 /// Agents: who may come through the door
 #[derive(Debug, Subcommand)]
@@ -13,14 +19,24 @@ pub enum AgentCommand {
     Enroll(EnrollArgs),
     List(AgentListArgs),
     Show(AgentShowArgs),
+    Activate(AgentActivateArgs),
+    Set(AgentSetArgs),
+    Vouch(AgentVouchArgs),
     Suspend(AgentSuspendArgs),
     Resume(AgentResumeArgs),
     Revoke(AgentRevokeArgs),
     #[command(subcommand)]
     Token(AgentTokenCommand),
+    Deregister(AgentDeregisterArgs),
+    Rotate(AgentRotateArgs),
+    #[command(subcommand)]
+    Card(CardCommand),
+    Revocations(RevocationsArgs),
     /// Make or read the key file and print its public key: what `enroll` runs as the human behind sudo
     #[command(hide = true)]
     Key(AgentKeyArgs),
+    #[command(hide = true)]
+    OpenToken(OpenTokenArgs),
 }
 
 /// Tokens of HTTP clients that are in force; `lazaret token` makes one
@@ -53,7 +69,9 @@ pub struct AgentTokenRevokeArgs {
 #[command(after_help = "\
 Examples:
   lazaret agent enroll claude-code                 becomes claude-code@USER.lazaret.local
-  lazaret agent enroll build@ci.acme.example --owner ann --key /etc/ci/build.pem")]
+  lazaret agent enroll build@ci.acme.example --owner ann --key /etc/ci/build.pem
+  lazaret agent enroll reviewer --allow 'git/*' time/now --not-after 30d --calls-per-day 500
+  lazaret agent enroll claude-code --key-source ssh-agent:SHA256:FINGERPRINT")]
 pub struct EnrollArgs {
     /// NAME, or NAME@SCOPE.PROVIDER; without a scope your user name is taken.
     pub address: String,
@@ -61,10 +79,61 @@ pub struct EnrollArgs {
     #[arg(long, value_name = "NAME")]
     pub owner: Option<String>,
     /// Key file to make, or to use if it is there.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "key_source")]
     pub key: Option<PathBuf>,
+    /// A key that is elsewhere already: ssh-agent:SHA256:FINGERPRINT, pkcs11:URI, or file:PATH.
+    #[arg(long, value_name = "SOURCE")]
+    pub key_source: Option<crate::identity::SourceName>,
+    /// Enroll it, and let it wait for `lazaret agent activate`.
+    #[arg(long)]
+    pub pending: bool,
+    #[command(flatten)]
+    pub rights: Rights,
     #[command(flatten)]
     pub json: Json,
+}
+
+/// What an agent is registered for.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Rights {
+    /// When it expires: 30d, a date, or a time.
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    pub not_after: Option<Timestamp>,
+    /// SERVER/TOOL patterns: the only tools that it ever finds, sees and calls.
+    #[arg(long, value_name = "PATTERN", num_args = 1.., value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Calls that it may make in a minute.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub calls_per_minute: Option<u32>,
+    /// Calls that it may make in a day.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub calls_per_day: Option<u64>,
+}
+
+/// Let in an agent that was enrolled and waits
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret agent activate reviewer@ann.lazaret.local")]
+pub struct AgentActivateArgs {
+    pub address: String,
+}
+
+/// Change who answers for an agent, what it may call, how often, and until when
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret agent set claude-code --allow 'time/*' 'fs/read_*' --calls-per-minute 60")]
+pub struct AgentSetArgs {
+    pub address: String,
+    /// Who answers for it.
+    #[arg(long, value_name = "NAME")]
+    pub owner: Option<String>,
+    #[command(flatten)]
+    pub rights: Rights,
+}
+
+/// Retire an agent without blame; its key is not accepted again
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret agent deregister claude-code")]
+pub struct AgentDeregisterArgs {
+    pub address: String,
 }
 
 /// List agents and their state
@@ -114,9 +183,17 @@ pub struct AgentRevokeArgs {
 #[derive(Debug, Args)]
 pub struct AgentKeyArgs {
     pub address: String,
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    #[command(flatten)]
+    pub key: KeyChoice,
     /// Only read the key that is there.
     #[arg(long)]
     pub no_create: bool,
+    /// Make the next key and sign for it.
+    #[arg(long)]
+    pub rotate: bool,
+    /// The next key was accepted: put it in the place of the old one.
+    #[arg(long, conflicts_with = "rotate")]
+    pub rotated: bool,
+    #[arg(long, value_name = "SOURCE")]
+    pub new_key_source: Option<crate::identity::SourceName>,
 }

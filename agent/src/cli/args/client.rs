@@ -16,9 +16,8 @@ pub struct ConnectArgs {
     /// Address of the agent that connects: NAME@SCOPE.PROVIDER.
     #[arg(long, value_name = "ADDRESS")]
     pub agent: String,
-    /// The agent's private key [default: ADDRESS.pem in $XDG_CONFIG_HOME/lazaret/agents]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    #[command(flatten)]
+    pub key: super::agent::KeyChoice,
 }
 
 /// Short-lived bearer token for a client that speaks MCP over HTTP
@@ -40,9 +39,8 @@ pub struct TokenArgs {
     /// For how long: 90s, 10m, 1h [default: [http] token_secs of the daemon]
     #[arg(long, value_name = "TIME")]
     pub ttl: Option<String>,
-    /// The agent's private key [default: ADDRESS.pem in $XDG_CONFIG_HOME/lazaret/agents]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    #[command(flatten)]
+    pub key: super::agent::KeyChoice,
     /// Print the header that carries it, as a JSON object.
     #[arg(long, conflicts_with = "json")]
     pub headers: bool,

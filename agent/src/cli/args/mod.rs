@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod read;
 pub mod server;
 pub mod shadow;
+pub mod when;
 
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use super::{ChallengeError, DEADLINE, Message, lines, prove_for};
-use crate::identity::{Address, AgentKey, IssuedToken, TokenRefused, TokenWish};
+use crate::identity::{Address, IssuedToken, KeySource, TokenRefused, TokenWish};
 
 /// The daemon's side, after [`super::accept`] gave an identity with a wish.
 pub async fn issue<W: AsyncWrite + Unpin>(
@@ -22,7 +22,7 @@ pub async fn ask_token<R, W>(
     reader: &mut R,
     writer: &mut W,
     agent: &Address,
-    key: &AgentKey,
+    key: &dyn KeySource,
     wish: TokenWish,
 ) -> Result<IssuedToken, ChallengeError>
 where

@@ -73,7 +73,7 @@ impl House {
 
     fn proof_until(&self, hello: &Hello, exp: i64) -> Proof {
         let session_pub = AgentKey::generate().unwrap().public();
-        wire::prove(hello, &self.agent, &self.key, session_pub, nonce().unwrap(), exp, None)
+        wire::prove(hello, &self.agent, &self.key, session_pub, nonce().unwrap(), exp, None).unwrap()
     }
 }
 
@@ -219,7 +219,7 @@ fn the_daemon_s_own_nonce_is_no_answer_to_it() {
     let session_pub = AgentKey::generate().unwrap().public();
     let exp = Timestamp::now().as_second() + 30;
     for answer in [hello.nonce.clone(), String::new(), "short".into()] {
-        let proof = wire::prove(&hello, &house.agent, &house.key, session_pub, answer, exp, None);
+        let proof = wire::prove(&hello, &house.agent, &house.key, session_pub, answer, exp, None).unwrap();
         assert!(house.admit(&hello, &proof).is_err());
     }
 }

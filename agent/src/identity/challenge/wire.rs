@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Address, AgentKey, Certificate, IssuedToken, PublicKey, Signature, TokenWish};
+use crate::identity::{Address, Certificate, IssuedToken, KeyError, KeySource, PublicKey, Signature, TokenWish};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -110,15 +110,16 @@ fn text(prefix: &str, signed: &Signed<'_>) -> Vec<u8> {
 pub(in crate::identity) fn prove(
     hello: &Hello,
     agent: &Address,
-    key: &AgentKey,
+    key: &dyn KeySource,
     session_pub: PublicKey,
     nonce: String,
     exp: i64,
     token: Option<TokenWish>,
-) -> Proof {
+) -> Result<Proof, KeyError> {
     let did = key.public().did();
     // Signed over everything but the signature: the placeholder never leaves this function.
-    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, token, sig: key.sign(b"") };
-    proof.sig = key.sign(&proof_text(hello, &proof));
-    proof
+    let placeholder = Signature::from_bytes(&[0; 64]);
+    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, token, sig: placeholder };
+    proof.sig = key.sign(&proof_text(hello, &proof))?;
+    Ok(proof)
 }

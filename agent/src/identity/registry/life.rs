@@ -23,7 +23,7 @@ pub struct Amendment {
     pub owner: Option<String>,
     pub not_after: Option<Timestamp>,
     pub actions: Option<Actions>,
-    pub limits: Option<CallLimits>,
+    pub limits: CallLimits,
 }
 
 impl Registry {
@@ -51,9 +51,13 @@ impl Registry {
             what.push(format!("actions {actions}"));
             agent.actions = actions;
         }
-        if let Some(limits) = limits {
-            what.push("limits".into());
-            agent.limits = limits;
+        if let Some(calls) = limits.calls_per_minute {
+            what.push(format!("{calls} calls a minute"));
+            agent.limits.calls_per_minute = Some(calls);
+        }
+        if let Some(calls) = limits.calls_per_day {
+            what.push(format!("{calls} calls a day"));
+            agent.limits.calls_per_day = Some(calls);
         }
         let why = format!("changed: {}", what.join("; "));
         agent.step(agent.state, by, &why);

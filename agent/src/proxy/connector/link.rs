@@ -9,7 +9,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{ConnectError, LIMITS};
 use crate::identity::signed::LineSigner;
-use crate::identity::{Address, AgentKey, ChallengeError, IssuedToken, TokenWish, challenge};
+use crate::identity::{Address, ChallengeError, IssuedToken, KeySource, TokenWish, challenge};
 use crate::proxy::envelope::{self, Message, RequestId};
 use crate::proxy::framing::{Line, LineReader};
 use crate::proxy::json::Json;
@@ -39,7 +39,7 @@ impl Writer {
 }
 
 impl Link {
-    pub(super) async fn open(agent: &Address, key: &AgentKey, socket: &Path) -> Result<Self, ConnectError> {
+    pub(super) async fn open(agent: &Address, key: &dyn KeySource, socket: &Path) -> Result<Self, ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { socket: socket.into(), source };
         let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
         let (read, mut write) = stream.into_split();
@@ -56,7 +56,7 @@ impl Link {
     /// In place of a session, a token for an HTTP client.
     pub(super) async fn ask_token(
         agent: &Address,
-        key: &AgentKey,
+        key: &dyn KeySource,
         socket: &Path,
         wish: TokenWish,
     ) -> Result<IssuedToken, ConnectError> {

@@ -6,7 +6,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::audit::AuditLog;
-use crate::identity::{Peer, Registry, challenge, signed};
+use crate::identity::{AgentKey, Peer, Registry, challenge, signed};
 use crate::proxy::json::Json;
 use crate::store::Store;
 
@@ -50,7 +50,8 @@ impl Daemon {
     }
 
     async fn connect(&self, stdio: &mut Stdio) -> Result<(), ConnectError> {
-        serve(&self.agent, &self.dir.path().join("agent.pem"), &self.socket(), stdio).await
+        let key = SourceName::File(self.dir.path().join("agent.pem"));
+        serve(&self.agent, &key, &self.socket(), stdio).await
     }
 }
 
@@ -171,8 +172,9 @@ async fn who_cannot_be_served_is_told_where_clients_look() {
 async fn a_stranger_is_refused_and_a_missing_key_is_named() {
     let daemon = Daemon::new();
     let listener = daemon.listen();
-    let stranger = daemon.dir.path().join("stranger.pem");
-    AgentKey::generate().unwrap().save(&stranger).unwrap();
+    let stranger_file = daemon.dir.path().join("stranger.pem");
+    AgentKey::generate().unwrap().save(&stranger_file).unwrap();
+    let stranger = SourceName::File(stranger_file);
     let (mut stdio, _client) = stdio();
     let script = async {
         let (stream, _) = listener.accept().await.unwrap();
@@ -186,7 +188,7 @@ async fn a_stranger_is_refused_and_a_missing_key_is_named() {
     let (served, _) = tokio::join!(serve(&daemon.agent, &stranger, &socket, &mut stdio), script);
     assert!(matches!(served, Err(ConnectError::Refused { .. })), "{served:?}");
 
-    let missing = daemon.dir.path().join("missing.pem");
+    let missing = SourceName::File(daemon.dir.path().join("missing.pem"));
     let error = serve(&daemon.agent, &missing, &socket, &mut stdio).await.unwrap_err().to_string();
     assert!(error.contains("missing.pem") && error.contains("lazaret agent enroll"), "{error}");
 }

@@ -31,6 +31,9 @@ impl Line {
         if principals.is_empty() {
             return Err("the principals are empty".into());
         }
+        if rest.is_empty() {
+            return Err("there is no key: a line is PRINCIPALS [OPTIONS] KEYTYPE KEY".into());
+        }
         let mut options = Options::default();
         // What is no key type is options, as ssh-keygen has it.
         let key = match rest.split([' ', '\t']).next().is_some_and(is_key_type) {

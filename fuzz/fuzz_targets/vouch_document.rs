@@ -1,0 +1,14 @@
+//! What is read as a vouch document is its one form; a source of a key reads back.
+#![no_main]
+
+use lazaret::identity::{SourceName, VouchDocument};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(document) = VouchDocument::parse(text) {
+        assert_eq!(document.canonical(), text);
+    }
+    if let Ok(source) = text.parse::<SourceName>() {
+        assert_eq!(source.to_string(), text);
+    }
+});
