@@ -157,6 +157,7 @@ fn print(view: &AgentView) -> Result<(), CliError> {
     out::field("user", agent.uid.map_or_else(|| "any who holds the key".to_owned(), |uid| format!("uid {uid} only")))?;
     print_rights(agent)?;
     print_vouch(view)?;
+    print_measured(view)?;
     for step in &agent.history {
         out::field("history", format!("{}  {} by {}: {}", when(step.at), step.to, step.by, step.why))?;
     }
@@ -178,6 +179,16 @@ fn print_rights(agent: &Agent) -> Result<(), CliError> {
     out::field("ends", agent.not_after.map_or_else(|| "never".to_owned(), when))
 }
 
+/// What the client was made of when it was last seen, vouched for or not.
+fn print_measured(view: &AgentView) -> Result<(), CliError> {
+    let Some(measured) = &view.measured else { return out::field("measured", "never") };
+    out::field("measured", format!("{} on {}", measured.measurement.digest, when(measured.at)))?;
+    for part in &measured.measurement.parts {
+        out::field("part", format!("{} {} ({})", part.kind, part.name, part.digest))?;
+    }
+    Ok(())
+}
+
 /// Who vouches for what, until when, and what has changed since, part by part.
 fn print_vouch(view: &AgentView) -> Result<(), CliError> {
     let agent = &view.agent;
@@ -196,10 +207,6 @@ fn print_vouch(view: &AgentView) -> Result<(), CliError> {
     }
     if let Some(withdrawn) = &vouched.revoked {
         out::field("taken back", format!("{} by {}: {}", when(withdrawn.at), withdrawn.by, withdrawn.why))?;
-    }
-    match &view.measured {
-        Some(measured) => out::field("measured", format!("{} on {}", measured.measurement.digest, when(measured.at)))?,
-        None => out::field("measured", "never")?,
     }
     for drifted in &view.drift {
         let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
