@@ -35,6 +35,12 @@ pub enum Source {
     Remote(Box<Remote>),
 }
 
+impl Source {
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(_))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub host: std::path::PathBuf,

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod host;
+mod remote;
 
 use serde::Serialize;
 
@@ -47,6 +48,7 @@ pub async fn run(instance: &Instance, args: &DoctorArgs) -> Result<(), CliError>
     {
         let _progress = (!args.json.json).then(|| talk::Progress::start("Looking at the daemon and at Docker"));
         checks.extend(daemon::checks(instance).await);
+        checks.extend(remote::checks(instance).await);
     }
     if args.json.json {
         out::listing("doctor", "checks", &checks)?;

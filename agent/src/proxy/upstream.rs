@@ -315,7 +315,12 @@ impl Upstream {
     pub async fn list_all(&self, method: &str, member: &str) -> Result<Vec<Json>, UpstreamError> {
         let limit = self.limits.call_timeout;
         match tokio::time::timeout(limit, self.pages(method, member)).await {
-            Ok(entries) => entries,
+            Ok(entries) => {
+                if let (Some(wire), Ok(tools), "tools/list") = (&self.wire, &entries, method) {
+                    wire.learn(tools);
+                }
+                entries
+            }
             Err(_) => Err(self.timed_out(method, limit)),
         }
     }

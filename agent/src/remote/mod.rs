@@ -71,9 +71,9 @@ impl Remotes {
     pub fn http(&self, remote: &Remote) -> Http {
         Http::new(remote.reachable(), self.lookup.clone(), self.tls.clone())
     }
+}
 
-    /// How many certificate authorities are trusted, or why none are.
-    pub fn trust(&self) -> Result<usize, String> {
-        self.tls.count()
-    }
+/// How many certificate authorities of this host there are, or why none are.
+pub fn trusted_authorities() -> Result<usize, String> {
+    tls::Trust::system().count()
 }

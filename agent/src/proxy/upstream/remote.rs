@@ -28,6 +28,7 @@ use crate::sandbox::{Allowance, StderrLog};
 
 mod events;
 mod listen;
+mod mirror;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -86,6 +87,7 @@ pub(super) struct Wire {
     log: StderrLog,
     unasked: Mutex<Allowance>,
     talk: Mutex<Talk>,
+    mirrors: Mutex<mirror::Mirrors>,
     /// Rung when the server is ready to be listened to.
     listens: Notify,
 }
@@ -95,12 +97,22 @@ struct Request {
     id: u64,
     method: String,
     name: Option<String>,
+    /// Arguments that are said in headers too.
+    mirrored: HeaderMap,
     fate: Arc<Fate>,
 }
 
 impl Wire {
     pub(super) fn new(link: RemoteLink, ears: Ears, log: StderrLog) -> Arc<Self> {
-        Arc::new(Self { link, ears, log, unasked: Mutex::default(), talk: Mutex::default(), listens: Notify::new() })
+        Arc::new(Self {
+            link,
+            ears,
+            log,
+            unasked: Mutex::default(),
+            talk: Mutex::default(),
+            mirrors: Mutex::default(),
+            listens: Notify::new(),
+        })
     }
 
     fn talk(&self) -> MutexGuard<'_, Talk> {
@@ -153,7 +165,8 @@ impl Wire {
                 Ok(Message::Request { id, method, params }) => {
                     let Some(id) = id.as_u64() else { continue };
                     let name = named(&method, params.as_ref());
-                    let request = Request { id, method, name, fate: out.fate.unwrap_or_default() };
+                    let mirrored = self.mirrored(name.as_deref(), params.as_ref());
+                    let request = Request { id, method, name, mirrored, fate: out.fate.unwrap_or_default() };
                     in_flight.insert(id, tasks.spawn(self.clone().ask(request, out.text)));
                 }
                 Ok(Message::Notification { method, params }) => {
@@ -184,6 +197,19 @@ impl Wire {
         calls.close_output();
     }
 
+    /// What this listing's tools want to be told in headers.
+    pub(super) fn learn(&self, tools: &[Json]) {
+        if self.is_stateless() {
+            self.mirrors.lock().unwrap_or_else(PoisonError::into_inner).learn(tools);
+        }
+    }
+
+    fn mirrored(&self, tool: Option<&str>, params: Option<&Json>) -> HeaderMap {
+        let arguments = params.and_then(|params| params.get("arguments"));
+        let mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        tool.map(|tool| mirrors.headers(tool, arguments)).unwrap_or_default()
+    }
+
     /// Ends the upstream: the next call opens a new one.
     fn end(&self, cause: &str) {
         self.say(cause);
@@ -209,7 +235,7 @@ impl Wire {
             // It was taken back.
             return Ok(());
         }
-        let sent = self.post(&request.method, request.name.as_deref(), text).await;
+        let sent = self.post(&request.method, request.name.as_deref(), &request.mirrored, text).await;
         let response = sent.inspect_err(|error| {
             if matches!(error, UpstreamError::Remote { sent: false, .. } | UpstreamError::Login { .. }) {
                 request.fate.refuse();
@@ -263,12 +289,19 @@ impl Wire {
     }
 
     /// The head of the answer. A token that is refused is renewed once.
-    async fn post(&self, method: &str, name: Option<&str>, text: String) -> Result<Response<Body>, UpstreamError> {
+    async fn post(
+        &self,
+        method: &str,
+        name: Option<&str>,
+        mirrored: &HeaderMap,
+        text: String,
+    ) -> Result<Response<Body>, UpstreamError> {
         let mut ask = Ask::post(self.link.url.clone(), "application/json", text.trim_end().to_owned());
         ask.headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         if self.is_stateless() {
             ask.headers.extend(HeaderValue::from_str(method).ok().map(|value| (METHOD, value)));
             ask.headers.extend(name.and_then(header_text).map(|value| (NAME, value)));
+            ask.headers.extend(mirrored.clone());
         }
         self.send(ask).await
     }
@@ -366,7 +399,7 @@ impl Wire {
 
     /// A message that nobody answers.
     async fn tell(self: Arc<Self>, what: String, text: String) {
-        match tokio::time::timeout(SHORT, self.post(&what, None, text)).await {
+        match tokio::time::timeout(SHORT, self.post(&what, None, &HeaderMap::new(), text)).await {
             Ok(Ok(response)) if response.status().is_success() => {}
             Ok(Ok(response)) => self.say(&format!("{what}: it answers with {}", response.status())),
             Ok(Err(error)) => self.say(&format!("{what}: {error}")),

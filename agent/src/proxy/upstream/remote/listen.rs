@@ -56,7 +56,7 @@ impl Wire {
         // No number: those are the calls'.
         let id = RequestId::read(&Json::string(format!("listen-{turn}"))).unwrap_or_else(|| RequestId::number(0));
         let method = "subscriptions/listen";
-        self.post(method, None, envelope::request_line(&id, method, &params)).await
+        self.post(method, None, &Default::default(), envelope::request_line(&id, method, &params)).await
     }
 }
 
