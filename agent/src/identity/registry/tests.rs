@@ -190,3 +190,42 @@ fn an_agent_that_is_bound_to_another_user_loses_its_standing() {
     assert!(matches!(standing(1000), Err(NotActive::OtherUser { bound: 1001, uid: 1000, .. })));
     assert!(standing(1001).is_ok());
 }
+
+#[test]
+fn a_rotation_takes_both_keys_and_happens_once() {
+    use crate::identity::Rotation;
+    let house = house();
+    let a = address("a@x.y");
+    let (old, new) = (AgentKey::generate().unwrap(), AgentKey::generate().unwrap());
+    house.registry.enroll(&a, old.public(), None, "o").unwrap();
+    let rotation = Rotation::sign(&a, &old, &new, Timestamp::now()).unwrap();
+    let forged = Rotation { new: key(), ..rotation.clone() };
+    assert!(matches!(house.registry.rotate_signed(&forged, "o"), Err(RegistryError::Rotation(_))));
+    assert_eq!(house.registry.rotate_signed(&rotation, "o").unwrap().public_key, new.public());
+    assert!(house.registry.rotate_signed(&rotation, "o").is_err(), "the same word again is worth nothing");
+}
+
+#[test]
+fn keys_that_others_revoked_are_not_taken_by_whichever_fingerprint_they_are_named() {
+    let house = house();
+    let (a, b, by_raw, by_spki) = (address("a@x.y"), address("b@x.y"), key(), key());
+    house.registry.enroll(&a, by_raw, None, "o").unwrap();
+    let record = |fingerprint: String, reason: &str| -> Revocation {
+        serde_json::from_value(json!({
+            "fingerprint": fingerprint, "agent_address": "z@other.example.org", "revoked_at": "2026-01-01T00:00:00Z",
+            "reason": reason, "superseded_by": null,
+        }))
+        .unwrap()
+    };
+    let list = vec![
+        record(by_raw.fingerprint_raw(), "key_compromise"),
+        record(by_spki.fingerprint_spki(), "agent_deregistered"),
+    ];
+    assert_eq!(house.registry.import_revocations(list.clone(), "o").unwrap(), 2);
+    assert_eq!(house.registry.import_revocations(list, "o").unwrap(), 0);
+    assert!(matches!(house.registry.standing(&a, &by_raw.did()), Err(NotActive::RevokedKey { .. })));
+    assert!(matches!(house.registry.enroll(&b, by_spki, None, "o"), Err(RegistryError::RevokedKey { .. })));
+    // What is here already is not overwritten.
+    house.registry.import_revocations(vec![record(by_raw.fingerprint_raw(), "admin_action")], "o").unwrap();
+    assert_eq!(house.registry.revocation(&by_raw).unwrap().unwrap().reason, RevocationReason::KeyCompromise);
+}

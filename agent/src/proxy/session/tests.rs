@@ -362,3 +362,41 @@ async fn a_cancelled_call_keeps_its_place_until_its_end_is_on_record() {
     let last = house.audit.tail(1).unwrap().remove(0);
     assert_eq!((last.kind, last.outcome), (Kind::Result, Outcome::Unknown));
 }
+
+#[tokio::test]
+async fn what_an_agent_is_not_registered_for_is_neither_found_nor_described_nor_called_nor_listed() {
+    use crate::identity::{Actions, Amendment};
+    let register = |house: &House, pattern: &str| {
+        let actions = Some(Actions::of(&[pattern.to_owned()]).unwrap());
+        let amendment = Amendment { actions, ..Amendment::default() };
+        house.door.registry.amend(&house.agent, amendment, "operator").unwrap();
+    };
+    let call = |name: &str, arguments: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}"#
+        )
+    };
+    let (house, _script, mut client) = session(Expose::Search).await;
+    let search = call("search_tools", r#"{"query":"echoes"}"#);
+    assert!(text(&client.ask(&search).await).contains("\"echo\""));
+    register(&house, "s/other");
+    assert_eq!(text(&client.ask(&search).await), r#"{"tools":[]}"#);
+    let unknown = text(&client.ask(&call("describe_tool", r#"{"server":"s","tool":"nothing"}"#)).await);
+    for verb in ["describe_tool", "call_tool"] {
+        let answer = client.ask(&call(verb, r#"{"server":"s","tool":"echo"}"#)).await;
+        assert!(is_error(&answer));
+        assert_eq!(
+            text(&answer),
+            unknown.replace("nothing", "echo"),
+            "{verb} tells what does not exist from what is hidden"
+        );
+    }
+
+    let (house, _script, mut client) = session(Expose::Direct).await;
+    register(&house, "other/*");
+    // The open session hears that its list is another one.
+    assert!(client.hear().await.contains("notifications/tools/list_changed"));
+    let listed = client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await;
+    assert_eq!(listed.get("result").unwrap().to_text(), r#"{"tools":[]}"#);
+    assert!(is_error(&client.ask(&call("s__echo", "{}")).await));
+}
