@@ -17,8 +17,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use super::cage::{Unstarted, container_name, labels, random_suffix, wait};
-use super::docker::Engine;
+use super::docker::{self, Engine};
 use super::error::{cause, status};
+use super::flavour::Flavour;
 use super::{Sandbox, SandboxError, StderrLog, hardening};
 
 /// Longest that one build may take.
@@ -167,13 +168,35 @@ impl<'a> Builder<'a> {
             labels: Some(image_labels),
             ..ContainerConfig::default()
         };
+        // Podman does not read the body, and only Podman needs this.
+        let changes = match self.engine.flavour {
+            Flavour::Docker => String::new(),
+            Flavour::Podman => changes(&config),
+        };
         // The tag keeps `docker image prune` away from it; it runs by id all the same.
-        let options = query::CommitContainerOptionsBuilder::new().container(&self.id).repo(&repo).tag(&tag).build();
+        let options = query::CommitContainerOptionsBuilder::new()
+            .container(&self.id)
+            .repo(&repo)
+            .tag(&tag)
+            .changes(&changes)
+            .build();
         let made = self.engine.slow.commit_container(options, config).await;
         let made = made.map_err(|e| self.engine.refused(format!("commit the image of {}", self.server), &e))?;
         self.guard.remove().await;
-        Ok(made.id)
+        Ok(docker::image_id(made.id))
     }
+}
+
+/// The same settings as instructions of a Dockerfile. Every value is ours but the command and the server's name.
+fn changes(config: &ContainerConfig) -> String {
+    let json = |words: &[String]| serde_json::Value::from(words).to_string();
+    let mut lines = vec![
+        format!("ENTRYPOINT {}", json(config.entrypoint.as_deref().unwrap_or_default())),
+        format!("CMD {}", json(config.cmd.as_deref().unwrap_or_default())),
+    ];
+    let labels = config.labels.iter().flatten().filter(|(_, value)| !value.contains(['\n', '"', '\\', '$', '\'']));
+    lines.extend(labels.map(|(name, value)| format!("LABEL {name}=\"{value}\"")));
+    lines.join("\n")
 }
 
 /// A tar to send: small and whole, or made while it is sent.
