@@ -25,7 +25,9 @@ pub(super) async fn print(app: &App) {
     lines.extend(report.cannot.iter().map(|line| format!("            cannot: {line}")));
     match app.sandbox.info().await {
         Ok(docker) => {
-            lines.push(format!("  {:<9} {} (API {}), cages can run", docker.engine, docker.version, docker.api_version))
+            let open = docker.open_walls.join(", ");
+            let able = if open.is_empty() { "cages can run".into() } else { format!("NO SERVER CAN RUN: {open}") };
+            lines.push(format!("  {:<9} {} (API {}), {able}", docker.engine, docker.version, docker.api_version));
         }
         Err(e) => lines.push(format!("  Docker    NO SERVER CAN RUN: {e}")),
     }

@@ -168,19 +168,14 @@ impl<'a> Builder<'a> {
             labels: Some(image_labels),
             ..ContainerConfig::default()
         };
-        // Podman does not read the body, and only Podman needs this.
-        let changes = match self.engine.flavour {
-            Flavour::Docker => String::new(),
-            Flavour::Podman => changes(&config),
-        };
         // The tag keeps `docker image prune` away from it; it runs by id all the same.
-        let options = query::CommitContainerOptionsBuilder::new()
-            .container(&self.id)
-            .repo(&repo)
-            .tag(&tag)
-            .changes(&changes)
-            .build();
-        let made = self.engine.slow.commit_container(options, config).await;
+        let options = query::CommitContainerOptionsBuilder::new().container(&self.id).repo(&repo).tag(&tag);
+        let options = match self.engine.flavour {
+            Flavour::Docker => options,
+            // It does not read the body.
+            Flavour::Podman => options.changes(&changes(&config)),
+        };
+        let made = self.engine.slow.commit_container(options.build(), config).await;
         let made = made.map_err(|e| self.engine.refused(format!("commit the image of {}", self.server), &e))?;
         self.guard.remove().await;
         Ok(docker::image_id(made.id))

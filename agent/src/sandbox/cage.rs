@@ -43,6 +43,10 @@ const KILLED: i64 = 137;
 
 pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, SandboxError> {
     let engine = sandbox.engine().await?;
+    let open = engine.open_walls();
+    if !open.is_empty() {
+        return Err(SandboxError::Hardening { server: spec.server.clone(), missing: open.join(", ") });
+    }
     let places = egress::places(&spec.egress).map_err(|cause| start_error(spec, cause))?;
     let opening = Opening::of(sandbox, engine, spec, &places).await?;
     let body = body(sandbox, engine, spec, opening.as_ref()).await?;
@@ -102,7 +106,8 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
     };
     unstarted.started();
 
-    let stderr = StderrLog::default();
+    let secrets = spec.env.iter().filter(|(name, _)| spec.secrets.contains(*name));
+    let stderr = StderrLog::hiding(secrets.map(|(name, value)| (name.clone(), value.clone())));
     let owner = CancellationToken::new();
     let (exited, exit) = watch::channel(None);
     tokio::spawn(watch_over(engine.docker.clone(), created.id.clone(), owner.clone(), exited, gate));

@@ -107,6 +107,21 @@ impl Engine {
         options.iter().any(|option| option.starts_with("name=seccomp"))
     }
 
+    /// Why no cage can be closed with this engine; its own account of a container would not say so.
+    pub fn open_walls(&self) -> Vec<String> {
+        let helpless = self.rootless.is_some() && self.info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1);
+        if helpless {
+            return vec!["without root it limits neither memory nor processes on cgroup v1".into()];
+        }
+        let mut open = Vec::new();
+        for (able, what) in [(self.info.memory_limit, "memory"), (self.info.pids_limit, "processes")] {
+            if able == Some(false) {
+                open.push(format!("it cannot limit a container's {what}"));
+            }
+        }
+        open
+    }
+
     /// What this Docker cannot give to a cage.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -114,17 +129,8 @@ impl Engine {
         if !self.filters_calls() {
             warnings.push("the engine runs containers without a seccomp filter".into());
         }
-        if self.rootless.is_some() && self.info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1) {
-            warnings.push("without root it limits nothing on cgroup v1: NO SERVER STARTS, since nothing would keep one from taking this host down".into());
-        }
-        if lacks(self.info.memory_limit) {
-            warnings.push("this host cannot limit a container's memory".into());
-        }
         if lacks(self.info.swap_limit) {
             warnings.push("this host cannot limit a container's swap".into());
-        }
-        if lacks(self.info.pids_limit) {
-            warnings.push("this host cannot limit a container's processes".into());
         }
         if lacks(self.info.cpu_cfs_quota) {
             warnings.push("this host cannot limit a container's processor time".into());
@@ -141,6 +147,7 @@ pub(super) async fn info(engine: &Engine) -> Result<DockerInfo, SandboxError> {
             let options = info.security_options.unwrap_or_default();
             return Ok(DockerInfo {
                 engine: engine.flavour.name(),
+                open_walls: engine.open_walls(),
                 differs: flavour::differences(engine.flavour, engine.rootless),
                 version: info.server_version.unwrap_or_default(),
                 api_version: engine.docker.client_version().to_string(),

@@ -23,7 +23,7 @@ mod stderr;
 mod tests;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
@@ -33,7 +33,7 @@ use tokio::sync::{OnceCell, watch};
 
 pub use self::allowance::Allowance;
 pub(crate) use self::egress::is_own;
-pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness};
+pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness, Hello, read_hello};
 pub use self::error::SandboxError;
 pub use self::flavour::Flavour;
 pub use self::stderr::StderrLog;
@@ -66,6 +66,8 @@ pub struct DockerInfo {
     pub cgroup_driver: String,
     pub security_options: Vec<String>,
     pub storage_driver: String,
+    /// Why no server starts here, each in a few words; empty where servers can run.
+    pub open_walls: Vec<String>,
     /// What is otherwise than with Docker run by root, each a sentence.
     pub differs: Vec<String>,
     /// What a cage lacks on this host, each a sentence.
@@ -92,6 +94,8 @@ pub struct CageSpec {
     pub image_id: String,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
+    /// Which of the variables nobody gets to read.
+    pub secrets: BTreeSet<String>,
     pub mounts: Vec<Mount>,
     /// What it may reach; nothing else.
     pub egress: Vec<Egress>,

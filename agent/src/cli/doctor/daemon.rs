@@ -154,6 +154,13 @@ fn engine(info: &DockerInfo) -> Check {
             "use a Docker and a kernel that have seccomp",
         );
     }
+    if !info.open_walls.is_empty() {
+        return Check::fail(
+            "docker",
+            format!("{text}; no server starts: {}", info.open_walls.join(", ")),
+            "use an engine that root runs, or cgroup v2 with memory and pids delegated to the engine's user",
+        );
+    }
     if !info.warnings.is_empty() {
         return Check::warn(
             "docker",
