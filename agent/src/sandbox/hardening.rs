@@ -9,6 +9,7 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 
+use super::builder::Network;
 use super::docker::Engine;
 use super::flavour::Flavour;
 use crate::config::SandboxConfig;
@@ -55,11 +56,11 @@ pub(super) fn cage(
     }
 }
 
-/// A builder's settings: it has the network and a writable root, and is closed in all else.
-pub(super) fn builder(engine: &Engine, instance: &str) -> HostConfig {
+/// A builder's settings: it has a writable root and, to download, the network, and is closed in all else.
+pub(super) fn builder(engine: &Engine, instance: &str, network: Network) -> HostConfig {
     let tmpfs = "rw,nosuid,nodev,size=256m,mode=1777".to_owned();
     HostConfig {
-        network_mode: Some("bridge".into()),
+        network_mode: Some(if network == Network::Registry { "bridge" } else { "none" }.into()),
         memory: Some(2 << 30),
         memory_swap: Some(2 << 30),
         pids_limit: Some(512),

@@ -169,11 +169,12 @@ async fn the_words_of_a_server_that_died_outlive_it() {
     assert_eq!(mode & 0o777, 0o600);
     let (next, _script) = self::house(Expose::Search).await;
     next.door.hub.keep_logs_in(&dir).unwrap();
-    assert_eq!(next.door.hub.logs("s", 10), logs);
+    let ended = |hub: &Hub| hub.logs("s", 10).into_iter().filter(|log| !log.running).collect::<Vec<_>>();
+    assert_eq!(ended(&next.door.hub), logs);
     std::fs::write(dir.join("torn.json"), "{").unwrap();
     let (third, _script) = self::house(Expose::Search).await;
     third.door.hub.keep_logs_in(&dir).unwrap();
-    assert_eq!((third.door.hub.logs("s", 10), files().len()), (logs, 1), "what cannot be read harms nothing");
+    assert_eq!((ended(&third.door.hub), files().len()), (logs, 1), "what cannot be read harms nothing");
     hub.forget("s");
     assert_eq!((hub.logs("s", 10), files().len()), (vec![], 0));
 }
