@@ -80,6 +80,28 @@ fn container_of(house: &House, server: &str) -> String {
     status["running"][server].as_str().unwrap_or_else(|| panic!("{server} does not run: {status:#}")).to_owned()
 }
 
+/// Processes that ended and that nobody reaped, below `parent` or in a group of `container`.
+fn zombies(parent: Option<u32>, container: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let zombie = |entry: std::fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let ours = field("PPid:").and_then(|ppid| ppid.parse().ok()) == parent && parent.is_some();
+        let group = || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let is = field("State:")?.starts_with('Z') && (ours || !container.is_empty() && group().contains(container));
+        is.then(|| format!("{pid} {}", field("Name:").unwrap_or_default()))
+    };
+    processes.filter_map(zombie).collect()
+}
+
+/// Waits until nothing is left unreaped: by the daemon, and in a container that runs.
+fn wait_for_no_zombie(house: &House, container: &str) {
+    let look = || zombies(Some(house.daemon_pid()), container);
+    let none = lazaret_tests::poll(host::PATIENCE, || look().is_empty().then_some(()));
+    assert!(none.is_some(), "zombies: {:?}", look());
+}
+
 fn docker(args: &[&str]) {
     let output = host::docker(Path::new(SOCKET)).args(args).output().expect("the docker client can be run");
     assert!(output.status.success(), "docker {args:?}: {}", text(&output.stderr));
@@ -240,18 +262,29 @@ fn a_call_is_answered_when_its_container_or_the_daemon_is_killed() {
     assert!(answer.contains("ended during the call"), "{answer}");
     assert_eq!(count_again(&mut ann, "s"), 1, "a new one serves");
     wait_for_containers(&house, 2);
+    call(&mut ann, "s", "litter").expect("it litters");
+    wait_for_no_zombie(&house, &container_of(&house, "s"));
+    assert!(call(&mut ann, "s", "die").is_err());
+    assert_eq!(count_again(&mut ann, "s"), 1);
+    let logged = || house.json(&["server", "logs", "s", "--json"])["containers"].clone();
+    let before = logged().as_array().map_or(0, Vec::len);
+    assert!(before > 1 && logged().to_string().contains("these are my last words"), "{:#}", logged());
 
     let flying = in_flight(bob, "own", "hang");
     let started = lazaret_tests::poll(host::PATIENCE, || (house.containers().len() == 3).then_some(()));
     assert!(started.is_some(), "{:?}", house.containers());
     house.kill_daemon();
-    let (answer, _bob) = flying.join().expect("the caller lives");
+    let (answer, mut bob) = flying.join().expect("the caller lives");
     assert!(answer.contains(r#""error""#), "a call is left without an answer or is answered with a result: {answer}");
+    assert!(answer.contains("went away before it answered"), "{answer}");
     house.start("enforce");
     assert_eq!(house.containers(), Vec::<String>::new(), "what the killed one left is removed");
-    // Sessions of before wait for the new daemon, though not as long as a loaded machine takes to start one.
-    let (mut ann, mut bob) = (house.connect(ANN), house.connect(BOB));
+    let logged = house.ok(&["server", "logs", "s"]);
+    assert!(logged.contains("these are my last words"), "the words of one that ended are lost: {logged}");
+    // The sessions of before: their clients did nothing, and see no break.
     assert_eq!((count(&mut bob, "own"), count(&mut ann, "own")), (1, 1), "agents and approvals are as before");
+    assert!(bob.request("tools/list", "{}").contains("search_tools"));
+    wait_for_no_zombie(&house, "");
     assert_eq!(house.containers().len(), 2);
     house.stop();
     assert_eq!(house.containers(), Vec::<String>::new());
@@ -290,6 +323,11 @@ fn no_call_and_no_container_is_left_when_docker_is_killed() {
     let two =
         lazaret_tests::poll(host::PATIENCE, || (own.containers().len() == 2 && own.shims().len() == 2).then_some(()));
     assert!(two.is_some(), "orphans: {:?}, shims {:?}", own.containers(), own.shims());
+    for container in own.containers() {
+        wait_for_no_zombie(&house, &container);
+    }
+    let daemon = house.daemon_pid();
     house.stop();
+    assert_eq!(zombies(Some(daemon), ""), Vec::<String>::new());
     assert_eq!((own.containers(), own.shims()), (Vec::new(), Vec::new()), "nothing is left");
 }

@@ -251,6 +251,10 @@ fn build(
     let sandbox = Arc::new(sandbox);
     let remotes = Arc::new(Remotes::new(store.clone()));
     let hub = Hub::new(sandbox.clone(), remotes.clone(), admission.clone(), audit.clone(), &config);
+    let logs = paths.state_dir.join("logs");
+    if let Err(e) = hub.keep_logs_in(&logs) {
+        tracing::warn!("logs of servers are lost when the daemon ends: cannot use {}: {e}", logs.display());
+    }
     let shadows = Arc::new(Shadows::new(store.clone(), audit.clone(), admission.clone(), guard.clone()));
     let clients = Arc::new(ClientWatch::start(&config.clients.homes, &config.clients.projects, &paths.run_dir)?);
     clients::teach(&clients, &shadows);

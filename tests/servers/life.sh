@@ -3,7 +3,7 @@
 # It is the whole content of an image, beside busybox.
 
 TOOLS=
-for name in count die hang flood flood_stderr oversize; do
+for name in count die hang flood flood_stderr oversize litter; do
     TOOLS="$TOOLS,{\"name\":\"$name\",\"inputSchema\":{\"type\":\"object\"}}"
 done
 count=0
@@ -35,6 +35,12 @@ while IFS= read -r line; do
                     ;;
                 # Nothing is answered any more, pings included.
                 *'"name":"hang"'*) /bin/busybox sleep 100000 ;;
+                # Children of children that have gone: whoever they are left to has to reap them.
+                *'"name":"litter"'*)
+                    for i in 1 2 3 4 5 6 7 8 9 10; do
+                        (/bin/busybox true & /bin/busybox true &)
+                    done
+                    ;;
                 *'"name":"flood"'*)
                     /bin/busybox yes '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info"}}'
                     ;;

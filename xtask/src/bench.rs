@@ -16,7 +16,9 @@ pub fn bench(root: &Path, yes: bool) -> Result<()> {
     eprintln!("building for release (the first time takes many minutes)");
     sh::run(sh::cargo().current_dir(root).args(["build", "--release", "--package", "lazaret"]))?;
     sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret", "--bench", "identity"]))?;
-    sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret-tests", "--bench", "door"]))
+    ["door", "life"].iter().try_for_each(|bench| {
+        sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret-tests", "--bench", bench]))
+    })
 }
 
 /// Measures on one kernel of the test matrix. The figures go to stdout, how far it is to stderr.

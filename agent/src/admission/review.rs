@@ -231,6 +231,7 @@ async fn look(
         image_id: built.image_id.clone(),
         argv: built.argv.clone(),
         env: server.launch.env.clone(),
+        secrets: server.launch.secrets.clone(),
         mounts: server.launch.mounts.clone(),
         // A review never has a network, whatever the definition asks for.
         egress: Vec::new(),

@@ -105,11 +105,15 @@ fn proven(kernel: &Value) -> String {
 }
 
 fn docker(info: &Value) -> String {
-    let mut text = format!("{} (API {}), cages can run", word(&info["version"]), word(&info["api_version"]));
+    let engine =
+        info["engine"].as_str().filter(|engine| *engine != "Docker").map_or(String::new(), |e| format!("{e} "));
+    let open = strings(&info["open_walls"]).join(", ");
+    let able = if open.is_empty() { "cages can run".to_owned() } else { format!("NO SERVER CAN RUN: {open}") };
+    let mut text = format!("{engine}{} (API {}), {able}", word(&info["version"]), word(&info["api_version"]));
     if info["rootless"].as_bool() == Some(true) {
         text.push_str(", rootless");
     }
-    for warning in strings(&info["warnings"]) {
+    for warning in strings(&info["warnings"]).into_iter().chain(strings(&info["differs"])) {
         text.push_str("; ");
         text.push_str(&warning);
     }

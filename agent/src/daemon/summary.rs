@@ -24,7 +24,11 @@ pub(super) async fn print(app: &App) {
     lines.extend(report.can.iter().map(|line| format!("            can:    {line}")));
     lines.extend(report.cannot.iter().map(|line| format!("            cannot: {line}")));
     match app.sandbox.info().await {
-        Ok(docker) => lines.push(format!("  Docker    {} (API {}), cages can run", docker.version, docker.api_version)),
+        Ok(docker) => {
+            let open = docker.open_walls.join(", ");
+            let able = if open.is_empty() { "cages can run".into() } else { format!("NO SERVER CAN RUN: {open}") };
+            lines.push(format!("  {:<9} {} (API {}), {able}", docker.engine, docker.version, docker.api_version));
+        }
         Err(e) => lines.push(format!("  Docker    NO SERVER CAN RUN: {e}")),
     }
     let mut clients: Vec<String> = scan.files.iter().map(|file| file.client.to_string()).collect();

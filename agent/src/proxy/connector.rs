@@ -24,7 +24,7 @@ use crate::identity::{Address, ChallengeError, IssuedToken, KeyError, KeySource,
 
 /// How long a daemon that restarts is waited for: at the start, and in the middle of a session.
 const PATIENCE_START: Duration = Duration::from_secs(1);
-const PATIENCE_AGAIN: Duration = Duration::from_secs(30);
+const PATIENCE_AGAIN: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long answers that are still due are waited for once the client has ended its input.

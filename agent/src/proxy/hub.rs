@@ -268,6 +268,7 @@ impl Hub {
             image_id: review.image_id.clone(),
             argv: review.argv.clone(),
             env: server.launch.env.clone(),
+            secrets: server.launch.secrets.clone(),
             mounts: server.launch.mounts.clone(),
             egress: server.launch.egress.clone(),
             purpose: Purpose::Serve,
@@ -285,7 +286,7 @@ impl Hub {
             Err(cause) => {
                 self.logs.keep(&slot.key, &container, &stderr, cause.to_string());
                 self.remove(&container).await;
-                logs::shrink(&stderr);
+                self.logs.settle(name, &stderr);
                 Err(HubError::Upstream { server: name.clone(), cause })
             }
         }
@@ -378,7 +379,7 @@ impl Hub {
         if !upstream.is_remote() {
             self.remove(upstream.container_id()).await;
         }
-        logs::shrink(upstream.stderr());
+        self.logs.settle(&slot.key.server, upstream.stderr());
         drop(running);
     }
 

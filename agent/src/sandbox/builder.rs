@@ -1,5 +1,6 @@
-//! The container that an image is made in: it has the network, the package managers, and
-//! nothing of the host but its certificates and registry settings.
+//! The containers that an image is made in: they have the package managers, and nothing of the host
+//! but its certificates and registry settings. What is downloaded, by name and digest, is downloaded
+//! in one that has a network; it is installed in another, which has none, and which becomes the image.
 //!
 //! Invariant: what serves only the build lies in `/app/.build` and is gone before the commit,
 //! so that neither caches nor the host's settings stand in an image.
@@ -17,8 +18,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
 use super::cage::{Unstarted, container_name, labels, random_suffix, wait};
-use super::docker::Engine;
+use super::docker::{self, Engine};
 use super::error::{cause, status};
+use super::flavour::Flavour;
 use super::{Sandbox, SandboxError, StderrLog, hardening};
 
 /// Longest that one build may take.
@@ -46,10 +48,20 @@ const CA_VARIABLES: [&str; 5] =
 const FRAME: &str = "set -eu\nexec 3>&1 1>&2\n. /app/.build/env\ncd /app\n";
 const CLEAN: &str = "\ncd /\nrm -rf /app/.build\n";
 
+/// How something is installed, in two shell scripts.
+pub(super) struct Script {
+    /// With a network: leaves in `/app` all that `install` needs.
+    pub fetch: String,
+    /// Without one. Its descriptor 3 is the report.
+    pub install: String,
+}
+
 pub(super) struct Builder<'a> {
     sandbox: &'a Sandbox,
     engine: &'a Engine,
     server: &'a str,
+    script: Option<Script>,
+    args: Vec<String>,
     id: String,
     /// Removes the container when the build ends, well or not.
     guard: Unstarted,
@@ -60,39 +72,40 @@ impl<'a> Builder<'a> {
     pub async fn create(
         sandbox: &'a Sandbox,
         server: &'a str,
-        script: Option<&str>,
+        script: Option<Script>,
         args: &[&str],
     ) -> Result<Self, SandboxError> {
         let engine = sandbox.engine().await?;
-        let image = &sandbox.config.base_image;
-        let mut command = vec!["sh".to_owned(), "/app/.build/run".to_owned()];
-        command.extend(args.iter().map(|arg| (*arg).to_owned()));
-        let body = ContainerCreateBody {
-            image: Some(image.clone()),
-            entrypoint: Some(vec!["/usr/bin/env".into()]),
-            cmd: Some(command),
-            user: Some(hardening::USER.into()),
-            working_dir: Some("/tmp".into()),
-            labels: Some(labels(&sandbox.instance, server, "build")),
-            host_config: Some(hardening::builder(engine, &sandbox.instance)),
-            ..ContainerCreateBody::default()
-        };
-        let name = format!("lazaret-{}-build-{}-{}", sandbox.instance, container_name(server), random_suffix());
-        let options = query::CreateContainerOptionsBuilder::new().name(&name).build();
-        let created = engine.docker.create_container(Some(options), body).await.map_err(|e| match status(&e) {
-            Some(404) => SandboxError::NoBaseImage { server: server.into(), image: image.clone() },
-            _ => engine.refused(format!("create the builder of {server}"), &e),
-        })?;
-        let guard = Unstarted::new(&engine.docker, &created.id);
-        let builder = Self { sandbox, engine, server, id: created.id, guard };
-        if let Some(script) = script {
-            let frame = frame(script).map_err(|e| SandboxError::Docker {
-                action: format!("pack the build of {server}"),
-                cause: e.to_string(),
-            })?;
-            builder.upload(Tar::Whole(frame)).await?;
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let network = if script.is_some() { Network::Registry } else { Network::None };
+        let (id, guard) = container(sandbox, engine, server, &args, network).await?;
+        let builder = Self { sandbox, engine, server, script, args, id, guard };
+        if let Some(script) = &builder.script {
+            builder.frame(&script.fetch).await?;
         }
         Ok(builder)
+    }
+
+    /// Puts the script in place that the container runs.
+    async fn frame(&self, script: &str) -> Result<(), SandboxError> {
+        let packed = frame(script).map_err(|e| SandboxError::Docker {
+            action: format!("pack the build of {}", self.server),
+            cause: e.to_string(),
+        })?;
+        self.upload(Tar::Whole(packed)).await
+    }
+
+    /// Goes on in a container without a network, with all that lies in `/app`.
+    async fn seal(&mut self, script: &str) -> Result<(), SandboxError> {
+        let (id, guard) = container(self.sandbox, self.engine, self.server, &self.args, Network::None).await?;
+        let options = query::DownloadFromContainerOptionsBuilder::new().path("/app").build();
+        let files = self.engine.slow.download_from_container(&self.id, Some(options));
+        let files = Box::pin(files.map(|chunk| chunk.map_err(std::io::Error::other)));
+        let mut before = std::mem::replace(&mut self.guard, guard);
+        self.id = id;
+        self.upload(Tar::Stream(files)).await?;
+        before.remove().await;
+        self.frame(&format!("{script}{CLEAN}")).await
     }
 
     /// Unpacks a tar stream at the container's root.
@@ -109,8 +122,16 @@ impl<'a> Builder<'a> {
             .map_err(|e| self.engine.refused(format!("copy files into the builder of {}", self.server), &e))
     }
 
-    /// Runs the script and returns what it wrote to descriptor 3.
+    /// Runs both scripts and returns what the second one wrote to descriptor 3.
     pub async fn run(&mut self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
+        if let Some(Script { install, .. }) = self.script.take() {
+            self.step(&format!("{step}, downloading"), hint).await?;
+            self.seal(&install).await?;
+        }
+        self.step(step, hint).await
+    }
+
+    async fn step(&mut self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
         let log = StderrLog::default();
         let result = match tokio::time::timeout(LIMIT, self.run_to_end(&log)).await {
             Ok(result) => result,
@@ -168,12 +189,64 @@ impl<'a> Builder<'a> {
             ..ContainerConfig::default()
         };
         // The tag keeps `docker image prune` away from it; it runs by id all the same.
-        let options = query::CommitContainerOptionsBuilder::new().container(&self.id).repo(&repo).tag(&tag).build();
-        let made = self.engine.slow.commit_container(options, config).await;
+        let options = query::CommitContainerOptionsBuilder::new().container(&self.id).repo(&repo).tag(&tag);
+        let options = match self.engine.flavour {
+            Flavour::Docker => options,
+            // It does not read the body.
+            Flavour::Podman => options.changes(&changes(&config)),
+        };
+        let made = self.engine.slow.commit_container(options.build(), config).await;
         let made = made.map_err(|e| self.engine.refused(format!("commit the image of {}", self.server), &e))?;
         self.guard.remove().await;
-        Ok(made.id)
+        Ok(docker::image_id(made.id))
     }
+}
+
+/// What a container of a build may reach.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    Registry,
+    None,
+}
+
+async fn container(
+    sandbox: &Sandbox,
+    engine: &Engine,
+    server: &str,
+    args: &[String],
+    network: Network,
+) -> Result<(String, Unstarted), SandboxError> {
+    let image = &sandbox.config.base_image;
+    let body = ContainerCreateBody {
+        image: Some(image.clone()),
+        entrypoint: Some(vec!["/usr/bin/env".into()]),
+        cmd: Some(["sh", "/app/.build/run"].into_iter().map(str::to_owned).chain(args.iter().cloned()).collect()),
+        user: Some(hardening::USER.into()),
+        working_dir: Some("/tmp".into()),
+        labels: Some(labels(&sandbox.instance, server, "build")),
+        host_config: Some(hardening::builder(engine, &sandbox.instance, network)),
+        ..ContainerCreateBody::default()
+    };
+    let name = format!("lazaret-{}-build-{}-{}", sandbox.instance, container_name(server), random_suffix());
+    let options = query::CreateContainerOptionsBuilder::new().name(&name).build();
+    let created = engine.docker.create_container(Some(options), body).await.map_err(|e| match status(&e) {
+        Some(404) => SandboxError::NoBaseImage { server: server.into(), image: image.clone() },
+        _ => engine.refused(format!("create the builder of {server}"), &e),
+    })?;
+    let guard = Unstarted::new(&engine.docker, &created.id);
+    Ok((created.id, guard))
+}
+
+/// The same settings as instructions of a Dockerfile. Every value is ours but the command and the server's name.
+fn changes(config: &ContainerConfig) -> String {
+    let json = |words: &[String]| serde_json::Value::from(words).to_string();
+    let mut lines = vec![
+        format!("ENTRYPOINT {}", json(config.entrypoint.as_deref().unwrap_or_default())),
+        format!("CMD {}", json(config.cmd.as_deref().unwrap_or_default())),
+    ];
+    let labels = config.labels.iter().flatten().filter(|(_, value)| !value.contains(['\n', '"', '\\', '$', '\'']));
+    lines.extend(labels.map(|(name, value)| format!("LABEL {name}=\"{value}\"")));
+    lines.join("\n")
 }
 
 /// A tar to send: small and whole, or made while it is sent.
@@ -213,7 +286,7 @@ fn frame(script: &str) -> std::io::Result<Bytes> {
         text
     });
     file(&mut tar, "app/.build/env", env.as_bytes())?;
-    file(&mut tar, "app/.build/run", format!("{FRAME}{script}{CLEAN}").as_bytes())?;
+    file(&mut tar, "app/.build/run", format!("{FRAME}{script}").as_bytes())?;
     Ok(tar.into_inner()?.into())
 }
 

@@ -1,8 +1,8 @@
 //! One container from creation to removal.
 //!
-//! Order: create, check what Docker made, attach, grant, start. Attaching first means that not
-//! a byte of the server is lost; granting before the start means that the kernel knows the
-//! container before its first process. A task watches each container and removes it however it
+//! Order: create, check what Docker made, grant, attach, start. Attaching first means that not
+//! a byte of the server is lost; granting before that means that the kernel knows the
+//! container before its first process, which Podman makes when it is attached to. A task watches each container and removes it however it
 //! ends; the token in `stdout` ends it when the owner lets go.
 
 use std::collections::HashMap;
@@ -24,9 +24,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::docker::{self, Engine};
 use super::egress::{self, Gate, Place};
 use super::error::{cause, is_away, status};
+use super::flavour::Flavour;
 use super::{
     Cage, CageExit, CageSpec, LABEL_INSTANCE, LABEL_PURPOSE, LABEL_SERVER, Sandbox, SandboxError, StderrLog, hardening,
-    init, mounts,
+    init, mounts, proof,
 };
 
 /// How long a server may take to end by itself once its input has ended.
@@ -42,8 +43,12 @@ const KILLED: i64 = 137;
 
 pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, SandboxError> {
     let engine = sandbox.engine().await?;
+    let open = engine.open_walls();
+    if !open.is_empty() {
+        return Err(SandboxError::Hardening { server: spec.server.clone(), missing: open.join(", ") });
+    }
     let places = egress::places(&spec.egress).map_err(|cause| start_error(spec, cause))?;
-    let opening = Opening::of(sandbox, spec, &places).await?;
+    let opening = Opening::of(sandbox, engine, spec, &places).await?;
     let body = body(sandbox, engine, spec, opening.as_ref()).await?;
     let asked = body.host_config.clone().unwrap_or_default();
     let name = format!("lazaret-{}-{}-{}", sandbox.instance, container_name(&spec.server), random_suffix());
@@ -67,7 +72,7 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
     let mut unstarted = Unstarted::new(&engine.docker, &created.id);
 
     let made = engine.docker.inspect_container(&created.id, None).await.map_err(|e| refused(engine, spec, &e))?;
-    let verdict = hardening::verify(&made, &asked, &sandbox.config);
+    let verdict = hardening::verify(&made, &asked, &sandbox.config, engine.flavour);
     if !verdict.missing.is_empty() {
         let missing = verdict.missing.join(", ");
         unstarted.remove().await;
@@ -76,13 +81,13 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
     let mut warnings = engine.warnings();
     warnings.extend(verdict.warnings);
 
+    if let Some(grant) = sandbox.launch_grant() {
+        grant.grant(&created.id);
+    }
     let options =
         query::AttachContainerOptionsBuilder::new().stream(true).stdin(true).stdout(true).stderr(true).build();
     let mut attached =
         engine.docker.attach_container(&created.id, Some(options)).await.map_err(|e| refused(engine, spec, &e))?;
-    if let Some(grant) = sandbox.launch_grant() {
-        grant.grant(&created.id);
-    }
     if let Err(e) = engine.docker.start_container(&created.id, None).await {
         unstarted.remove().await;
         return Err(refused(engine, spec, &e));
@@ -101,7 +106,8 @@ pub(super) async fn start(sandbox: &Sandbox, spec: &CageSpec) -> Result<Cage, Sa
     };
     unstarted.started();
 
-    let stderr = StderrLog::default();
+    let secrets = spec.env.iter().filter(|(name, _)| spec.secrets.contains(*name));
+    let stderr = StderrLog::hiding(secrets.map(|(name, value)| (name.clone(), value.clone())));
     let owner = CancellationToken::new();
     let (exited, exit) = watch::channel(None);
     tokio::spawn(watch_over(engine.docker.clone(), created.id.clone(), owner.clone(), exited, gate));
@@ -126,13 +132,19 @@ struct Opening {
 }
 
 impl Opening {
-    /// `None` where the server has neither environment nor egress: it is the first program itself.
-    async fn of(sandbox: &Sandbox, spec: &CageSpec, places: &[Place]) -> Result<Option<Self>, SandboxError> {
-        if spec.env.is_empty() && places.is_empty() {
+    /// `None` where the server has neither environment nor egress, and the engine's own word on the cage is whole: it
+    /// is the first program itself.
+    async fn of(
+        sandbox: &Sandbox,
+        engine: &Engine,
+        spec: &CageSpec,
+        places: &[Place],
+    ) -> Result<Option<Self>, SandboxError> {
+        if spec.env.is_empty() && places.is_empty() && engine.flavour == Flavour::Docker {
             return Ok(None);
         }
         let program = sandbox
-            .init()
+            .init(engine)
             .await
             .map_err(|e| start_error(spec, format!("the cage's first program cannot be put in place: {e}")))?;
         Ok(Some(Self {
@@ -152,14 +164,18 @@ impl Opening {
         places: Vec<Place>,
         input: &mut Pin<Box<dyn AsyncWrite + Send>>,
     ) -> Result<Option<Gate>, SandboxError> {
+        let container = engine.docker.inspect_container(id, None).await.map_err(|e| refused(engine, spec, &e))?;
+        let pid = container.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
+        let Some(pid) = pid.filter(|pid| *pid > 0) else {
+            return Err(start_error(spec, "its first program ended before the server was let in".into()));
+        };
+        let missing = proof::missing(pid);
+        if !missing.is_empty() {
+            return Err(SandboxError::Hardening { server: spec.server.clone(), missing: missing.join(", ") });
+        }
         let gate = if places.is_empty() {
             None
         } else {
-            let container = engine.docker.inspect_container(id, None).await.map_err(|e| refused(engine, spec, &e))?;
-            let pid = container.state.and_then(|state| state.pid).and_then(|pid| u32::try_from(pid).ok());
-            let Some(pid) = pid.filter(|pid| *pid > 0) else {
-                return Err(start_error(spec, "it ended before its egress was opened".into()));
-            };
             let opened = egress::open(&spec.server, id, pid, places, sandbox.egress_witness()).await;
             Some(opened.map_err(|cause| start_error(spec, format!("its egress cannot be opened: {cause}")))?)
         };
@@ -198,7 +214,7 @@ async fn body(
         _ => refused(engine, spec, &e),
     })?;
     // A name could come to mean another image between review and start.
-    if image.id.as_deref() != Some(spec.image_id.as_str()) {
+    if image.id.map(docker::image_id).as_deref() != Some(spec.image_id.as_str()) {
         return Err(start_error(spec, format!("{} is not an image id", spec.image_id)));
     }
     let volumes = image.config.and_then(|config| config.volumes).unwrap_or_default();
@@ -211,7 +227,17 @@ async fn body(
         }
         None => (program.clone(), args.to_vec()),
     };
-    let mut host_config = hardening::cage(&sandbox.config, engine, &sandbox.instance, mounts, &volumes);
+    let filter = match engine.filters_calls() {
+        true => Some(
+            sandbox
+                .filter(engine)
+                .await
+                .map_err(|e| start_error(spec, format!("its list of system calls cannot be put in place: {e}")))?,
+        ),
+        // An engine that cannot filter says so, and takes no filter.
+        false => None,
+    };
+    let mut host_config = hardening::cage(&sandbox.config, engine, &sandbox.instance, mounts, &volumes, filter);
     host_config.extra_hosts = opening.map(|opening| opening.hosts.clone()).filter(|hosts| !hosts.is_empty());
     Ok(ContainerCreateBody {
         image: Some(spec.image_id.clone()),

@@ -5,12 +5,13 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bollard::models::SystemInfo;
+use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use bollard::query_parameters as query;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt as _;
 
 use super::error::{cause, is_away, status};
+use super::flavour::{self, Flavour};
 use super::{DockerInfo, LABEL_INSTANCE, LABEL_PURPOSE, SandboxError};
 
 /// Longest that Docker may take to answer when it is only asked what it is.
@@ -27,6 +28,9 @@ pub(super) struct Engine {
     pub slow: Docker,
     pub socket: PathBuf,
     pub info: SystemInfo,
+    pub flavour: Flavour,
+    /// The user that it runs as, where that is not root.
+    pub rootless: Option<u32>,
 }
 
 impl Engine {
@@ -51,11 +55,14 @@ impl Engine {
         let probe = async {
             let docker = docker.negotiate_version().await?;
             let info = docker.info().await?;
-            Ok::<_, bollard::errors::Error>((docker, info))
+            let version = docker.version().await?;
+            Ok::<_, bollard::errors::Error>((docker, info, Flavour::of(&version)))
         };
         match tokio::time::timeout(PROBE, probe).await {
-            Ok(Ok((docker, info))) => {
-                Ok(Self { slow: docker.clone().with_timeout(SLOW), docker, socket: socket.into(), info })
+            Ok(Ok((docker, info, flavour))) => {
+                let slow = docker.clone().with_timeout(SLOW);
+                let rootless = flavour::listener(socket).filter(|uid| *uid != 0);
+                Ok(Self { slow, docker, socket: socket.into(), info, flavour, rootless })
             }
             Ok(Err(e)) => Err(unreachable(cause(&e), hint)),
             Err(_) => Err(unreachable(format!("no answer within {} s", PROBE.as_secs()), hint)),
@@ -84,7 +91,8 @@ impl Engine {
     pub fn cgroup_parent(&self, instance: &str) -> Option<String> {
         match self.cgroup_driver().as_str() {
             "systemd" => Some(format!("lazaret-{instance}.slice")),
-            "cgroupfs" => Some(format!("/lazaret-{instance}")),
+            // Whoever is not root has no place at the top.
+            "cgroupfs" if self.rootless.is_none() => Some(format!("/lazaret-{instance}")),
             _ => None,
         }
     }
@@ -99,21 +107,30 @@ impl Engine {
         options.iter().any(|option| option.starts_with("name=seccomp"))
     }
 
+    /// Why no cage can be closed with this engine; its own account of a container would not say so.
+    pub fn open_walls(&self) -> Vec<String> {
+        let helpless = self.rootless.is_some() && self.info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1);
+        if helpless {
+            return vec!["without root it limits neither memory nor processes on cgroup v1".into()];
+        }
+        let mut open = Vec::new();
+        for (able, what) in [(self.info.memory_limit, "memory"), (self.info.pids_limit, "processes")] {
+            if able == Some(false) {
+                open.push(format!("it cannot limit a container's {what}"));
+            }
+        }
+        open
+    }
+
     /// What this Docker cannot give to a cage.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let lacks = |flag: Option<bool>| flag == Some(false);
         if !self.filters_calls() {
-            warnings.push("Docker runs containers without a seccomp filter".into());
-        }
-        if lacks(self.info.memory_limit) {
-            warnings.push("this host cannot limit a container's memory".into());
+            warnings.push("the engine runs containers without a seccomp filter".into());
         }
         if lacks(self.info.swap_limit) {
             warnings.push("this host cannot limit a container's swap".into());
-        }
-        if lacks(self.info.pids_limit) {
-            warnings.push("this host cannot limit a container's processes".into());
         }
         if lacks(self.info.cpu_cfs_quota) {
             warnings.push("this host cannot limit a container's processor time".into());
@@ -129,9 +146,12 @@ pub(super) async fn info(engine: &Engine) -> Result<DockerInfo, SandboxError> {
         Ok(Ok(info)) => {
             let options = info.security_options.unwrap_or_default();
             return Ok(DockerInfo {
+                engine: engine.flavour.name(),
+                open_walls: engine.open_walls(),
+                differs: flavour::differences(engine.flavour, engine.rootless),
                 version: info.server_version.unwrap_or_default(),
                 api_version: engine.docker.client_version().to_string(),
-                rootless: options.iter().any(|o| o == "name=rootless"),
+                rootless: engine.rootless.is_some() || options.iter().any(|o| o == "name=rootless"),
                 cgroup_version: info.cgroup_version.map(|v| v.to_string()).unwrap_or_default(),
                 cgroup_driver: engine.cgroup_driver(),
                 security_options: options,
@@ -214,6 +234,12 @@ pub(super) async fn remove_image(engine: &Engine, image_id: &str) -> Result<(), 
         Err(e) if status(&e) == Some(404) => Ok(()),
         Err(e) => Err(engine.refused(format!("remove the image {image_id}"), &e)),
     }
+}
+
+/// As Docker writes it; Podman leaves the kind of digest out in places.
+pub(super) fn image_id(id: String) -> String {
+    let bare = id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit());
+    if bare { format!("sha256:{id}") } else { id }
 }
 
 pub(super) fn short(id: &str) -> &str {

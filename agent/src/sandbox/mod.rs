@@ -11,17 +11,19 @@ mod cage;
 mod docker;
 mod egress;
 mod error;
+mod flavour;
 mod hardening;
 mod images;
 mod init;
 mod mounts;
+mod proof;
 mod seccomp;
 mod stderr;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
@@ -31,8 +33,9 @@ use tokio::sync::{OnceCell, watch};
 
 pub use self::allowance::Allowance;
 pub(crate) use self::egress::is_own;
-pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness};
+pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness, Hello, read_hello};
 pub use self::error::SandboxError;
+pub use self::flavour::Flavour;
 pub use self::stderr::StderrLog;
 use crate::admission::{Egress, LaunchDefinition, Mount};
 use crate::config::SandboxConfig;
@@ -42,6 +45,8 @@ pub const LABEL_INSTANCE: &str = "lazaret.instance";
 pub const LABEL_SERVER: &str = "lazaret.server";
 /// `review`, `serve` or `build` on containers, `image` on images.
 pub const LABEL_PURPOSE: &str = "lazaret.purpose";
+/// For engines of other users: what lies here is public, and root's.
+const SHARED_FILES: &str = "/var/cache/lazaret";
 
 /// Told of each container between its creation and its start, so that the kernel can expect it.
 pub trait LaunchGrant: Send + Sync {
@@ -51,6 +56,8 @@ pub trait LaunchGrant: Send + Sync {
 /// What the Docker daemon says of itself.
 #[derive(Debug, Clone, Serialize)]
 pub struct DockerInfo {
+    /// `Docker` or `Podman`.
+    pub engine: &'static str,
     pub version: String,
     /// The version of the API that is spoken with it.
     pub api_version: String,
@@ -59,6 +66,10 @@ pub struct DockerInfo {
     pub cgroup_driver: String,
     pub security_options: Vec<String>,
     pub storage_driver: String,
+    /// Why no server starts here, each in a few words; empty where servers can run.
+    pub open_walls: Vec<String>,
+    /// What is otherwise than with Docker run by root, each a sentence.
+    pub differs: Vec<String>,
     /// What a cage lacks on this host, each a sentence.
     pub warnings: Vec<String>,
 }
@@ -83,6 +94,8 @@ pub struct CageSpec {
     pub image_id: String,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
+    /// Which of the variables nobody gets to read.
+    pub secrets: BTreeSet<String>,
     pub mounts: Vec<Mount>,
     /// What it may reach; nothing else.
     pub egress: Vec<Egress>,
@@ -140,6 +153,8 @@ pub struct Sandbox {
     /// Where Docker finds the first program of cages.
     files: Option<PathBuf>,
     init: OnceCell<PathBuf>,
+    /// The system call filter as the engine takes it.
+    filter: OnceCell<String>,
 }
 
 impl Sandbox {
@@ -152,6 +167,7 @@ impl Sandbox {
             engine: OnceCell::new(),
             files: None,
             init: OnceCell::new(),
+            filter: OnceCell::new(),
         }
     }
 
@@ -176,6 +192,11 @@ impl Sandbox {
     /// Asks Docker what it is. Fails within seconds where Docker is away or hangs.
     pub async fn info(&self) -> Result<DockerInfo, SandboxError> {
         docker::info(self.engine().await?).await
+    }
+
+    /// Sockets at which another engine listens than at the configured one.
+    pub fn other_engines(&self) -> Vec<String> {
+        flavour::others(&self.config.docker)
     }
 
     /// Whether the image that npm and PyPI servers are built on is here.
@@ -237,12 +258,31 @@ impl Sandbox {
     }
 
     /// The cage's first program on this host.
-    async fn init(&self) -> std::io::Result<&PathBuf> {
-        let install = || async {
-            let none = || std::io::Error::other("there is no directory for it");
-            init::install(self.files.as_deref().ok_or_else(none)?)
+    async fn init(&self, engine: &docker::Engine) -> std::io::Result<&PathBuf> {
+        self.init.get_or_try_init(async || init::install(&self.files(engine)?)).await
+    }
+
+    /// The system call filter, in the shape that this engine reads.
+    async fn filter(&self, engine: &docker::Engine) -> std::io::Result<&str> {
+        let make = async || match engine.flavour {
+            Flavour::Docker => Ok(seccomp::option()),
+            Flavour::Podman => seccomp::install(&self.files(engine)?),
         };
-        self.init.get_or_try_init(install).await
+        self.filter.get_or_try_init(make).await.map(String::as_str)
+    }
+
+    /// Where files lie that the engine reads. An engine that is not root's cannot look into the state directory.
+    fn files(&self, engine: &docker::Engine) -> std::io::Result<PathBuf> {
+        let own = self.files.clone().ok_or_else(|| std::io::Error::other("there is no directory for it"))?;
+        if engine.rootless.is_none() {
+            return Ok(own);
+        }
+        let shared = Path::new(SHARED_FILES).join(&self.instance);
+        std::fs::create_dir_all(&shared)?;
+        for dir in [Path::new(SHARED_FILES), &shared] {
+            std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        Ok(shared)
     }
 
     fn egress_witness(&self) -> Option<Arc<dyn EgressWitness>> {

@@ -6,7 +6,12 @@
 //! ptrace and its relatives, namespaces, mounts, and sockets of other families than local ones and
 //! IP. The calls of 32-bit programs are not in it at all.
 
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 const ALLOWED: &str = "
 accept accept4 access alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_getres
@@ -52,6 +57,24 @@ const ENOSYS: u32 = 38;
 
 /// The option as Docker takes it.
 pub(super) fn option() -> String {
+    format!("seccomp={}", profile())
+}
+
+/// The option as Podman takes it: a file, whose name tells its content.
+pub(super) fn install(dir: &Path) -> io::Result<String> {
+    let profile = profile();
+    let digest = hex::encode(&Sha256::digest(&profile)[..6]);
+    let path = std::path::absolute(dir)?.join(format!("cage-calls-{digest}.json"));
+    if !std::fs::read_to_string(&path).is_ok_and(|found| found == profile) {
+        let new = path.with_extension(format!("new-{}", std::process::id()));
+        std::fs::write(&new, profile)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o444))?;
+        std::fs::rename(&new, &path)?;
+    }
+    Ok(format!("seccomp={}", path.display()))
+}
+
+fn profile() -> String {
     let allow = |names: Value, args: Value| json!({"names": names, "action": "SCMP_ACT_ALLOW", "args": args});
     let first = |value: u32| json!([{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}]);
     let mut rules = vec![
@@ -67,7 +90,7 @@ pub(super) fn option() -> String {
         "archMap": [native("SCMP_ARCH_X86_64"), native("SCMP_ARCH_AARCH64")],
         "syscalls": rules,
     });
-    format!("seccomp={profile}")
+    profile.to_string()
 }
 
 #[cfg(test)]

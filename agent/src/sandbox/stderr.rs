@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Allowance;
 
 pub const CAPACITY: usize = 256 << 10;
+/// Shorter ones stand in every text, and are no secrets.
+const SHORTEST_SECRET: usize = 4;
 
 /// Cheap to clone; all clones see the same log.
 #[derive(Clone, Default)]
@@ -19,9 +21,26 @@ struct Ring {
     bytes: VecDeque<u8>,
     written: u64,
     allowance: Allowance,
+    /// Names and values that nobody gets to read.
+    hidden: Vec<(String, String)>,
 }
 
 impl StderrLog {
+    /// A log in which the name of a secret stands where the server wrote its value.
+    pub fn hiding(secrets: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut hidden: Vec<_> = secrets.into_iter().filter(|(_, value)| value.len() >= SHORTEST_SECRET).collect();
+        // One may hold another.
+        hidden.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+        Self(Arc::new(Mutex::new(Ring { hidden, ..Ring::default() })))
+    }
+
+    /// One that was written before, its lines as they were shown.
+    pub fn of_lines(lines: &[String]) -> Self {
+        let log = Self::default();
+        let _no_flood = log.push(lines.join("\n").as_bytes());
+        log
+    }
+
     /// Whether that much is still put up with; what is too much is kept like the rest.
     pub(crate) fn push(&self, bytes: &[u8]) -> bool {
         let mut ring = self.lock();
@@ -40,8 +59,14 @@ impl StderrLog {
 
     /// The last `lines` lines, oldest first.
     pub fn tail(&self, lines: usize) -> Vec<String> {
-        let bytes: Vec<u8> = self.lock().bytes.iter().copied().collect();
-        last_lines(&bytes, lines)
+        let ring = self.lock();
+        let bytes: Vec<u8> = ring.bytes.iter().copied().collect();
+        if ring.hidden.is_empty() {
+            return last_lines(&bytes, lines);
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let hide = |text: String, (name, value): &(String, String)| text.replace(value, &format!("[{name}]"));
+        last_lines(ring.hidden.iter().fold(text, hide).as_bytes(), lines)
     }
 
     /// Keeps no more than the last `bytes` of what there is now.
@@ -94,6 +119,17 @@ mod tests {
         log.shrink(100);
         assert!(log.lock().bytes.capacity() < 1000);
         assert_eq!(log.tail(1), ["the end"]);
+    }
+
+    #[test]
+    fn a_secret_is_not_in_what_is_read() {
+        let secrets = [("A", "hunter"), ("B", "hunter2-long"), ("C", "x")];
+        let log = StderrLog::hiding(secrets.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        // In two pieces, as it may come.
+        log.push(b"key=hunter2-l");
+        log.push(b"ong, hunter x\n");
+        assert_eq!(log.tail(1), ["key=[B], [A] x"]);
+        assert_eq!(StderrLog::of_lines(&log.tail(5)).tail(5), ["key=[B], [A] x"]);
     }
 
     #[test]

@@ -117,11 +117,15 @@ async fn docker(instance: &Instance) -> Vec<Check> {
                 "run `sudo lazaret doctor`",
             )]
         }
-        Err(e) => vec![Check::fail(
-            "docker",
-            e.to_string(),
-            "start Docker, or name its socket in [sandbox] docker; without it no server runs",
-        )],
+        Err(e) => {
+            let mut remedy =
+                "start Docker, or name its socket in [sandbox] docker; without it no server runs".to_owned();
+            let others = sandbox.other_engines();
+            if !others.is_empty() {
+                remedy.push_str(&format!("; an engine listens at {}", others.join(" and at ")));
+            }
+            vec![Check::fail("docker", e.to_string(), remedy)]
+        }
     }
 }
 
@@ -140,8 +144,8 @@ async fn base_image(sandbox: &Sandbox, name: &str) -> Check {
 fn engine(info: &DockerInfo) -> Check {
     let rootless = if info.rootless { "rootless" } else { "with root" };
     let text = format!(
-        "{} (API {}), {rootless}, cgroup v{} by {}, {}",
-        info.version, info.api_version, info.cgroup_version, info.cgroup_driver, info.storage_driver
+        "{} {} (API {}), {rootless}, cgroup v{} by {}, {}",
+        info.engine, info.version, info.api_version, info.cgroup_version, info.cgroup_driver, info.storage_driver
     );
     if !info.security_options.iter().any(|option| option.contains("seccomp")) {
         return Check::fail(
@@ -150,12 +154,26 @@ fn engine(info: &DockerInfo) -> Check {
             "use a Docker and a kernel that have seccomp",
         );
     }
-    if info.warnings.is_empty() {
+    if !info.open_walls.is_empty() {
+        return Check::fail(
+            "docker",
+            format!("{text}; no server starts: {}", info.open_walls.join(", ")),
+            "use an engine that root runs, or cgroup v2 with memory and pids delegated to the engine's user",
+        );
+    }
+    if !info.warnings.is_empty() {
+        return Check::warn(
+            "docker",
+            format!("{text}; {}", [&info.warnings[..], &info.differs].concat().join("; ")),
+            "the cages lack this on this host; a newer kernel or Docker has it",
+        );
+    }
+    if info.differs.is_empty() {
         return Check::ok("docker", text);
     }
-    Check::warn(
-        "docker",
-        format!("{text}; {}", info.warnings.join("; ")),
-        "the cages lack this on this host; a newer kernel or Docker has it",
-    )
+    let text = format!("{text}; {}", info.differs.join("; "));
+    if info.rootless {
+        return Check::warn("docker", text, "an engine that root runs has none of these limits");
+    }
+    Check::ok("docker", text)
 }

@@ -1,10 +1,18 @@
 //! What servers wrote to their standard error, the last that ended included.
+//!
+//! The words of containers that are gone lie in files too, one for each server, and are there again after a restart
+//! of the daemon. Invariant: a file is whole, root's alone, never longer than what is kept, and has no secret of the
+//! server's definition in it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::Hub;
 use super::slots::{Holder, Key};
@@ -13,6 +21,8 @@ use crate::sandbox::StderrLog;
 /// Containers of a server that are remembered after their end, and bytes of each one's words.
 const KEPT: usize = 2;
 const KEPT_BYTES: usize = 16 << 10;
+/// No file is longer: each byte of a log may need six in JSON.
+const FILE_BYTES: u64 = (KEPT * KEPT_BYTES * 6 + (64 << 10)) as u64;
 
 /// The end of what one container's server wrote to its standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,28 +45,88 @@ pub struct Ended {
 }
 
 struct Past {
-    holder: Holder,
+    holder: Option<String>,
     container: String,
     stderr: StderrLog,
     ended: Ended,
 }
 
+impl Past {
+    fn shown(&self, lines: usize) -> ContainerLog {
+        ContainerLog {
+            container: self.container.clone(),
+            holder: self.holder.clone(),
+            running: false,
+            ended: Some(self.ended.clone()),
+            lines: self.stderr.tail(lines),
+        }
+    }
+}
+
+/// A server's part as it lies in its file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    server: String,
+    containers: Vec<ContainerLog>,
+}
+
 /// The words of containers that are gone.
 #[derive(Default)]
-pub(super) struct Logs(Mutex<HashMap<String, VecDeque<Past>>>);
+pub(super) struct Logs {
+    past: Mutex<HashMap<String, VecDeque<Past>>>,
+    dir: OnceLock<PathBuf>,
+}
 
 impl Logs {
     fn past(&self) -> MutexGuard<'_, HashMap<String, VecDeque<Past>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers a container that ends. What it still writes is seen too, until [`Logs::shrink`].
+    /// Reads what lies in `dir`, and writes there from now on.
+    fn keep_in(&self, dir: &Path) -> io::Result<()> {
+        match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            match read(&path) {
+                Ok(kept) => {
+                    let of_log = |log: ContainerLog| {
+                        let stderr = StderrLog::of_lines(&log.lines);
+                        Some(Past { holder: log.holder, container: log.container, stderr, ended: log.ended? })
+                    };
+                    self.past().insert(kept.server, kept.containers.into_iter().filter_map(of_log).collect());
+                }
+                Err(e) => {
+                    tracing::warn!(file = %path.display(), "a server's old log cannot be read and is removed: {e}");
+                    std::fs::remove_file(&path)?;
+                }
+            }
+        }
+        let _first_wins = self.dir.set(dir.to_path_buf());
+        Ok(())
+    }
+
+    /// For a container that is gone: its words take little memory, and outlive the daemon.
+    pub fn settle(&self, server: &str, stderr: &StderrLog) {
+        stderr.shrink(KEPT_BYTES);
+        let Some(dir) = self.dir.get() else { return };
+        let past = self.past();
+        let Some(of_server) = past.get(server) else { return };
+        let containers = of_server.iter().map(|past| past.shown(usize::MAX)).collect();
+        if let Err(e) = write(&file(dir, server), &Kept { server: server.into(), containers }) {
+            tracing::warn!(server, "its log is lost when the daemon ends: {e}");
+        }
+    }
+
+    /// Remembers a container that ends. What it still writes is seen too, until [`Logs::settle`].
     pub fn keep(&self, key: &Key, container: &str, stderr: &StderrLog, why: String) {
         let mut past = self.past();
         let of_server = past.entry(key.server.clone()).or_default();
         let ended = Ended { at: Timestamp::now(), why };
         let container = container.to_owned();
-        of_server.push_back(Past { holder: key.holder.clone(), container, stderr: stderr.clone(), ended });
+        of_server.push_back(Past { holder: shown(&key.holder), container, stderr: stderr.clone(), ended });
         while of_server.len() > KEPT {
             of_server.pop_front();
         }
@@ -64,12 +134,29 @@ impl Logs {
 
     pub fn forget(&self, server: &str) {
         self.past().remove(server);
+        if let Some(dir) = self.dir.get() {
+            // There may never have been one.
+            let _ = std::fs::remove_file(file(dir, server));
+        }
     }
 }
 
-/// For a container that is gone: from then on its words take little memory.
-pub(super) fn shrink(stderr: &StderrLog) {
-    stderr.shrink(KEPT_BYTES);
+/// Names of servers are an operator's words, names of files are not.
+fn file(dir: &Path, server: &str) -> PathBuf {
+    dir.join(format!("{}.json", hex::encode(&Sha256::digest(server)[..16])))
+}
+
+fn read(path: &Path) -> io::Result<Kept> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES).read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn write(path: &Path, kept: &Kept) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(kept)?)?;
+    std::fs::rename(&new, path)
 }
 
 fn shown(holder: &Holder) -> Option<String> {
@@ -77,15 +164,14 @@ fn shown(holder: &Holder) -> Option<String> {
 }
 
 impl Hub {
+    /// Keeps the words of containers that are gone in files of this directory, and knows those that lie there.
+    pub fn keep_logs_in(&self, dir: &Path) -> io::Result<()> {
+        self.logs.keep_in(dir)
+    }
+
     /// The last lines of a server's containers: of those that ended last, then of those that run.
     pub fn logs(&self, server: &str, lines: usize) -> Vec<ContainerLog> {
-        let of_past = |past: &Past| ContainerLog {
-            container: past.container.clone(),
-            holder: shown(&past.holder),
-            running: false,
-            ended: Some(past.ended.clone()),
-            lines: past.stderr.tail(lines),
-        };
+        let of_past = |past: &Past| past.shown(lines);
         let mut logs: Vec<ContainerLog> = self.logs.past().get(server).into_iter().flatten().map(of_past).collect();
         for slot in self.slots.of_server(server) {
             if let Some(running) = &slot.state().running {

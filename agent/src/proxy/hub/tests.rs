@@ -149,6 +149,9 @@ async fn a_session_that_is_over_gets_no_container_of_its_own() {
 async fn the_words_of_a_server_that_died_outlive_it() {
     let (house, script) = house(Expose::Search).await;
     let hub = &house.door.hub;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("logs");
+    hub.keep_logs_in(&dir).unwrap();
     let upstream = hub.upstream(&server(&house)).await.unwrap();
     drop(script);
     upstream.ended().await;
@@ -158,6 +161,20 @@ async fn the_words_of_a_server_that_died_outlive_it() {
     let logs = hub.logs("s", 10);
     assert_eq!(logs.len(), 1, "remembered once: {logs:?}");
     assert!(!logs[0].running && logs[0].ended.as_ref().unwrap().why.contains("closed its output"), "{logs:?}");
+
+    // Another daemon on the same state knows them too.
+    let files = || std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 1);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&files()[0]).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let (next, _script) = self::house(Expose::Search).await;
+    next.door.hub.keep_logs_in(&dir).unwrap();
+    let ended = |hub: &Hub| hub.logs("s", 10).into_iter().filter(|log| !log.running).collect::<Vec<_>>();
+    assert_eq!(ended(&next.door.hub), logs);
+    std::fs::write(dir.join("torn.json"), "{").unwrap();
+    let (third, _script) = self::house(Expose::Search).await;
+    third.door.hub.keep_logs_in(&dir).unwrap();
+    assert_eq!((ended(&third.door.hub), files().len()), (logs, 1), "what cannot be read harms nothing");
     hub.forget("s");
-    assert_eq!(hub.logs("s", 10), []);
+    assert_eq!((hub.logs("s", 10), files().len()), (vec![], 0));
 }

@@ -8,7 +8,7 @@
 pub(super) const LONGEST: usize = 16 << 10;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Hello {
+pub enum Hello {
     /// More bytes are needed.
     Part,
     NotTls,
@@ -18,7 +18,8 @@ pub(super) enum Hello {
     Broken,
 }
 
-pub(super) fn read(bytes: &[u8]) -> Hello {
+/// What the first bytes of a connection are.
+pub fn read(bytes: &[u8]) -> Hello {
     let mut handshake = Vec::new();
     let mut rest = bytes;
     loop {
@@ -151,6 +152,38 @@ pub(super) mod tests {
     }
 
     proptest! {
+        /// Whatever is cut, changed or put in between, a name that is read stands in the bytes as it was read.
+        #[test]
+        fn no_name_is_read_that_was_not_sent(
+            names in proptest::collection::vec("[a-z]{1,8}(\\.[a-z]{1,8}){0,2}", 0..3),
+            record in 1usize..600,
+            changes in proptest::collection::vec((0usize..300, any::<u8>()), 0..4),
+        ) {
+            let listed: Vec<&str> = names.iter().map(String::as_str).collect();
+            let mut bytes = hello(&listed, record);
+            let whole = read(&bytes);
+            match listed.as_slice() {
+                [] => prop_assert_eq!(whole, Hello::Name(None)),
+                [one] => prop_assert_eq!(whole, Hello::Name(Some((*one).to_owned()))),
+                _ => prop_assert_eq!(whole, Hello::Broken),
+            }
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            if let Hello::Name(Some(name)) = read(&bytes) {
+                // Records cut it: without their headers it is in one piece.
+                let mut rest = &bytes[..];
+                let mut joined = Vec::new();
+                while let [_, _, _, high, low, body @ ..] = rest {
+                    let length = usize::from(u16::from_be_bytes([*high, *low])).min(body.len());
+                    joined.extend_from_slice(&body[..length]);
+                    rest = &body[length..];
+                }
+                prop_assert!(name.is_empty() || joined.windows(name.len()).any(|part| part == name.as_bytes()));
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_without_a_panic(mut bytes: Vec<u8>, tls: bool) {
             if tls {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 pub(super) use self::gate::Gate;
 pub(crate) use self::gate::is_own;
+pub use self::hello::{Hello, read as read_hello};
 use crate::admission::Egress;
 use crate::admission::egress::MOST;
 

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use serde_json::json;
 
 use super::Progress;
-use crate::sandbox::docker::Engine;
+use crate::sandbox::docker::{Engine, image_id};
 use crate::sandbox::error::status;
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
@@ -42,7 +42,7 @@ pub(super) async fn find(
     } else {
         run.to_vec()
     };
-    let (Some(image_id), false) = (found.id, argv.is_empty()) else {
+    let (Some(image_id), false) = (found.id.map(image_id), argv.is_empty()) else {
         let cause = format!("the image {image} has no command of its own");
         return Err(SandboxError::definition(server, cause, "write the command into the definition"));
     };

@@ -5,19 +5,29 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Progress, npm, parse, pypi};
-use crate::sandbox::builder::Builder;
+use crate::sandbox::builder::{Builder, Script};
 use crate::sandbox::tree::{self, Tree};
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
 const HINT: &str = "check the dependencies that the source declares, and that containers reach their registry";
 const SRC: &str = "/app/src";
-/// `npm ci` keeps to the source's own lock file.
-const NPM: &str = r#"
+/// `npm ci` keeps to the source's own lock file, or to the one that `npm install` makes.
+const NPM_FETCH: &str = r#"
 cd /app/src
 if [ -f package-lock.json ]; then how=ci; else how=install; fi
 npm "$how" --ignore-scripts --omit=dev --no-audit --no-fund --loglevel=error
+"#;
+const NPM_INSTALL: &str = r#"
+cd /app/src
+[ -d node_modules ] || npm ci --offline --ignore-scripts --omit=dev --no-audit --no-fund --loglevel=error
 cat node_modules/.package-lock.json >&3
 "#;
+
+fn npm_script() -> Script {
+    // Where a setting of the source's wants no lock file, what was unpacked stays.
+    let fetch = format!("{NPM_FETCH}[ -f package-lock.json ] || exit 0\n{}", npm::FORGET);
+    Script { fetch, install: NPM_INSTALL.into() }
+}
 
 pub(super) async fn build(
     sandbox: &Sandbox,
@@ -37,8 +47,8 @@ pub(super) async fn build(
     let needs = Needs::of(&tree, path).map_err(&unreadable)?;
     let (script, args) = match &needs {
         Needs::Nothing => (None, Vec::new()),
-        Needs::Npm => (Some(NPM), Vec::new()),
-        Needs::Python(args) => (Some(pypi::INSTALL), args.iter().map(String::as_str).collect()),
+        Needs::Npm => (Some(npm_script()), Vec::new()),
+        Needs::Python(args) => (Some(pypi::any()), args.iter().map(String::as_str).collect()),
     };
     let mut builder = Builder::create(sandbox, server, script, &args).await?;
     let (body, digest) = tree::stream(tree);

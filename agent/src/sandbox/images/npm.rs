@@ -3,17 +3,24 @@
 use serde_json::{Map, Value, json};
 
 use super::{BUILT, Progress, files, is_version, locked_file, packed, parse, same};
-use crate::sandbox::builder::Builder;
+use crate::sandbox::builder::{Builder, Script};
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
 const HINT: &str = "check the package's name and version, and that containers reach the npm registry";
 /// First the lock, unless there is one, then what it names: `npm ci` takes nothing that differs
-/// from it. `$1` is what to install, `$2` its name.
-const INSTALL: &str = r#"
+/// from it, and leaves it in its cache. `$1` is what to install, `$2` its name.
+const FETCH: &str = r#"
 if [ ! -f package-lock.json ]; then
   npm install --package-lock-only --ignore-scripts --no-audit --no-fund --save-exact --loglevel=error -- "$1"
 fi
 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+"#;
+/// Git's packages are in no cache that npm reads without a network: these stay as they were unpacked.
+pub(super) const FORGET: &str = r#"
+grep -q '"resolved": "git' package-lock.json || rm -rf node_modules
+"#;
+const INSTALL: &str = r#"
+[ -d node_modules ] || npm ci --offline --ignore-scripts --no-audit --no-fund --loglevel=error
 "#;
 const REPORT: &str = r#"
 node -e '
@@ -27,8 +34,8 @@ node -e '
 ' "$2" "$built" >&3
 "#;
 
-fn script() -> String {
-    [INSTALL, BUILT, REPORT].concat()
+fn script() -> Script {
+    Script { fetch: [FETCH, FORGET].concat(), install: [INSTALL, BUILT, REPORT].concat() }
 }
 
 pub(super) async fn build(
@@ -52,7 +59,7 @@ pub(super) async fn build(
     }
     let wanted = format!("{package}@{}", version.unwrap_or("latest"));
     progress(&format!("installing {wanted} from npm, without its install scripts"));
-    let mut builder = Builder::create(sandbox, server, Some(&script()), &[&wanted, package]).await?;
+    let mut builder = Builder::create(sandbox, server, Some(script()), &[&wanted, package]).await?;
     let report = parse(server, &builder.run(&format!("npm install {wanted}"), HINT).await?)?;
     let manifest = &report["manifest"];
     let path = bin_path(manifest, package, bin)
@@ -75,7 +82,7 @@ pub(super) async fn rebuild(
     built: &str,
     argv: &[String],
 ) -> Result<String, SandboxError> {
-    let mut builder = Builder::create(sandbox, server, Some(&script()), &["", package]).await?;
+    let mut builder = Builder::create(sandbox, server, Some(script()), &["", package]).await?;
     let kept = [
         ("app/package.json", locked_file(server, lock, "package.json")?),
         ("app/package-lock.json", locked_file(server, lock, "package-lock.json")?),

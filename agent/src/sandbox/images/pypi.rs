@@ -3,39 +3,39 @@
 use serde_json::{Map, Value, json};
 
 use super::{BUILT, Progress, files, is_version, locked_file, packed, parse, same};
-use crate::sandbox::builder::Builder;
+use crate::sandbox::builder::{Builder, Script};
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
 const HINT: &str = "check the project's name and version; it needs a wheel for this Python, since building from source would run its code";
 pub(super) const PYTHON: &str = "/app/venv/bin/python";
-/// Installs `"$@"` into a fresh environment and reports. The environment's own Python is not
-/// started once packages are in it: a `.pth` file would run their code while there is a network.
-pub(super) const INSTALL: &str = r#"
+/// Downloads `"$@"` and all that it needs, and reports what that is.
+const FETCH_ANY: &str = r#"
+python3 -m venv --without-pip /app/.build/venv
+pip() { python3 -m pip --python /app/.build/venv/bin/python "$@"; }
+pip install --quiet --dry-run --only-binary=:all: --report /app/.build/report.json "$@"
+pip download --quiet --only-binary=:all: --dest /app/.build/wheels "$@"
+"#;
+/// Installs what was downloaded into a fresh environment. The environment's own Python is not
+/// started once packages are in it: a `.pth` file would run their code.
+const INSTALL_ANY: &str = r#"
 python3 -m venv --without-pip /app/venv
-python3 -m pip --python /app/venv/bin/python install --quiet --only-binary=:all: --report /app/.build/report.json "$@"
+python3 -m pip --python /app/venv/bin/python install --quiet --no-index --no-deps --only-binary=:all: /app/.build/wheels/*.whl
 python3 -I -S -c '
-import glob, importlib.metadata, json, os, sys
-site = glob.glob("/app/venv/lib/python3*/site-packages")
-scripts = {}
-for found in importlib.metadata.distributions(path=site):
-    scripts[found.metadata["Name"]] = [e.name for e in found.entry_points if e.group == "console_scripts"]
-json.dump({
-    "report": json.load(open("/app/.build/report.json")),
-    "scripts": scripts,
-    "bin": sorted(os.listdir("/app/venv/bin")),
-}, sys.stdout)
+import json, sys
+json.dump({"report": json.load(open("/app/.build/report.json"))}, sys.stdout)
 ' >&3
 "#;
 
-/// First the lock, unless there is one, then what it names and nothing else, each file by its
-/// digest. Compiled files say what they were compiled from, not when, so that equal packages make
-/// equal bytes.
-const LOCKED: &str = r#"
-python3 -m venv --without-pip /app/venv
-unset PIP_NO_CACHE_DIR
-export PIP_CACHE_DIR=/app/.build/pip SOURCE_DATE_EPOCH=1 PYTHONHASHSEED=0
+/// For sources that come with their own list.
+pub(super) fn any() -> Script {
+    Script { fetch: FETCH_ANY.into(), install: INSTALL_ANY.into() }
+}
+
+/// First the lock, unless there is one, then what it names and nothing else, each file by its digest.
+const FETCH: &str = r#"
 if [ ! -f /app/.build/requirements.txt ]; then
-  python3 -m pip --python /app/venv/bin/python install --quiet --dry-run --only-binary=:all: --report /app/.build/report.json "$@"
+  python3 -m venv --without-pip /app/.build/venv
+  python3 -m pip --python /app/.build/venv/bin/python install --quiet --dry-run --only-binary=:all: --report /app/.build/report.json "$@"
   python3 -I -S -c '
 import json
 lines = []
@@ -48,7 +48,13 @@ for item in json.load(open("/app/.build/report.json"))["install"]:
 open("/app/.build/requirements.txt", "w").writelines(sorted(lines))
 '
 fi
-python3 -m pip --python /app/venv/bin/python install --quiet --no-deps --require-hashes --only-binary=:all: -r /app/.build/requirements.txt
+python3 -m pip download --quiet --no-deps --require-hashes --only-binary=:all: --dest /app/.build/wheels -r /app/.build/requirements.txt
+"#;
+/// Compiled files say what they were compiled from, not when, so that equal packages make equal bytes.
+const INSTALL: &str = r#"
+python3 -m venv --without-pip /app/venv
+export SOURCE_DATE_EPOCH=1 PYTHONHASHSEED=0
+python3 -m pip --python /app/venv/bin/python install --quiet --no-index --find-links /app/.build/wheels --no-deps --require-hashes --only-binary=:all: -r /app/.build/requirements.txt
 "#;
 const REPORT: &str = r#"
 python3 -I -S -c '
@@ -68,8 +74,8 @@ json.dump({
 ' "$built" >&3
 "#;
 
-fn script() -> String {
-    [LOCKED, BUILT, REPORT].concat()
+fn script() -> Script {
+    Script { fetch: FETCH.into(), install: [INSTALL, BUILT, REPORT].concat() }
 }
 
 /// How the definition says that the project is started.
@@ -94,7 +100,7 @@ pub(super) async fn build(
     let shown = wanted.join(" ");
     progress(&format!("installing {shown} from PyPI, wheels only"));
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-    let mut builder = Builder::create(sandbox, server, Some(&script()), &wanted).await?;
+    let mut builder = Builder::create(sandbox, server, Some(script()), &wanted).await?;
     let report = parse(server, &builder.run(&format!("pip install {shown}"), HINT).await?)?;
     let argv = command(&report, package, entry)
         .map_err(|cause| SandboxError::definition(server, cause, "name a script or a module in the definition"))?;
@@ -117,7 +123,7 @@ pub(super) async fn rebuild(
     built: &str,
     argv: &[String],
 ) -> Result<String, SandboxError> {
-    let mut builder = Builder::create(sandbox, server, Some(&script()), &[]).await?;
+    let mut builder = Builder::create(sandbox, server, Some(script()), &[]).await?;
     let kept = [("app/.build/requirements.txt", locked_file(server, lock, "requirements.txt")?)];
     builder.upload(files(kept).map_err(|e| packed(server, &e))?).await?;
     let report = parse(server, &builder.run("pip install", HINT).await?)?;

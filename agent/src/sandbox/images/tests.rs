@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use super::is_version;
 use crate::admission::{LaunchDefinition, Source};
 use crate::config::SandboxConfig;
+use crate::sandbox::builder::{Builder, Script};
 use crate::sandbox::tests::on_docker;
 use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
@@ -226,4 +227,23 @@ fn a_version_cannot_smuggle_in_another_source() {
     for bad in ["", "--registry", "git+https://x", "npm:evil@1", "file:../x", "1 @ http://x", "1;x", "$(x)", "1\n2"] {
         assert!(!is_version(bad), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn what_was_downloaded_is_installed_where_there_is_no_network() {
+    let test = "what_was_downloaded_is_installed_where_there_is_no_network";
+    on_docker(test, SandboxConfig::default(), async |sandbox: Arc<Sandbox>| {
+        let interfaces = "ls /sys/class/net";
+        let script = Script {
+            fetch: format!("echo \"$1\" > /app/kept; {interfaces} > /app/.build/before\n"),
+            install: format!("{{ cat /app/kept /app/.build/before; echo; {interfaces}; }} >&3\n"),
+        };
+        let mut builder = Builder::create(&sandbox, "s", Some(script), &["a word"]).await.unwrap();
+        let said = String::from_utf8(builder.run("look", "unused").await.unwrap()).unwrap();
+        let (before, after) = said.split_once("\n\n").unwrap();
+        assert!(before.starts_with("a word\n") && before.lines().count() > 2, "{said}");
+        assert_eq!(after.trim(), "lo", "{said}");
+        builder.commit(&["true".to_owned()]).await.unwrap();
+    })
+    .await;
 }
