@@ -152,7 +152,7 @@ fn an_open_session_ends_with_the_agent_s_standing() {
 
 #[test]
 fn too_many_calls_are_refused_with_the_time_to_come_again() {
-    let house = house_with(RateConfig { calls_per_minute: 1, burst: 2 });
+    let house = house_with(RateConfig { calls_per_minute: 1, burst: 2, ..RateConfig::default() });
     assert!(house.admit("time", "now").is_ok());
     assert!(house.admit("time", "now").is_ok());
     let denied = house.admit("time", "now").unwrap_err();
@@ -165,7 +165,8 @@ fn too_many_calls_are_refused_with_the_time_to_come_again() {
 fn what_is_revoked_between_the_looks_is_refused_by_the_second() {
     let house = house();
     let rated = || {
-        let registered = Registered::check(&house.session, &house.registry).unwrap();
+        let registered =
+            Registered::check(Caller { session: &house.session, asserted: None }, &house.registry).unwrap();
         registered.route(&house.admission, "time", "now").unwrap().rate(&house.gates.rate).unwrap()
     };
     let held = rated();
