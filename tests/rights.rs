@@ -10,6 +10,7 @@ use lazaret_tests::host::{self, House, Needs, Peer, text};
 use serde_json::{Value, json};
 
 const TOP: &str = "claude-code@ann.lazaret.local";
+const OTHER: &str = "codex@ann.lazaret.local";
 const MIDDLE: &str = "reviewer@ann.lazaret.local";
 const LEAF: &str = "linter@ann.lazaret.local";
 const SOCKET: &str = "/var/run/docker.sock";
@@ -139,6 +140,8 @@ fn whatever_is_revoked_ends_the_calls_in_flight_of_all_that_stand_on_it() {
     let (leaf, jti) = delegate(&house, MIDDLE, LEAF, "life:*", &["--delegation", middle.to_str().expect("UTF-8")]);
     let connect_leaf = || connect(&house, LEAF, &leaf);
     let connect_top = || house.connect(TOP);
+    house.ok(&["agent", "enroll", OTHER]);
+    let connect_other = || house.connect(OTHER);
     // What is revoked, how it is taken back where it can be, and the one whose call ends.
     type Connect<'a> = &'a dyn Fn() -> Peer;
     let kinds: [(&str, &[&str], &[&str], Connect<'_>, &str); 6] = [
@@ -149,17 +152,11 @@ fn whatever_is_revoked_ends_the_calls_in_flight_of_all_that_stand_on_it() {
             &connect_top,
             "taken out of service",
         ),
-        (
-            "a server",
-            &["server", "deny", "life"],
-            &["server", "approve", "life", "--yes", "--no-start"],
-            &connect_leaf,
-            "taken out of service",
-        ),
         ("a parent, for a while", &["agent", "suspend", TOP], &["agent", "resume", TOP], &connect_leaf, "is suspended"),
         ("a delegation", &["agent", "revoke", "--delegation", &jti], &[], &connect_leaf, "was revoked"),
         ("an agent, for a while", &["agent", "suspend", TOP], &["agent", "resume", TOP], &connect_top, "is suspended"),
         ("an agent", &["agent", "revoke", TOP], &[], &connect_top, "revoked"),
+        ("a server", &["server", "deny", "life"], &[], &connect_other, "taken out of service"),
     ];
     let intents = || house.ok(&["audit", "tail", "--lines", "200", "--jsonl"]).matches(r#""kind":"call""#).count();
     for (what, revoke, undo, connect, why) in kinds {
