@@ -268,6 +268,8 @@ impl HttpConfig {
     }
 }
 
+/// How often calls may be made: by one agent together with its sub-agents, and, where it says so, to one
+/// server or tool by all agents together.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateConfig {
@@ -275,11 +277,72 @@ pub struct RateConfig {
     pub calls_per_minute: u32,
     /// Calls that one agent may make at once.
     pub burst: u32,
+    /// Calls that one agent may make on one day (UTC); as many as it likes where this is absent.
+    pub calls_per_day: Option<u64>,
+    /// Other limits for some agents, by address; what is absent is as above.
+    pub agent: BTreeMap<String, RateLimit>,
+    /// Limits of servers, by name.
+    pub server: BTreeMap<String, RateLimit>,
+    /// Limits of tools, by `server:tool`.
+    pub tool: BTreeMap<String, RateLimit>,
+}
+
+/// What is absent is no limit; for an agent it is the one of `[rate]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    pub calls_per_minute: Option<u32>,
+    /// As many as in a minute where this is absent.
+    pub burst: Option<u32>,
+    pub calls_per_day: Option<u64>,
 }
 
 impl Default for RateConfig {
     fn default() -> Self {
-        Self { calls_per_minute: 6000, burst: 1000 }
+        Self {
+            calls_per_minute: 6000,
+            burst: 1000,
+            calls_per_day: None,
+            agent: BTreeMap::new(),
+            server: BTreeMap::new(),
+            tool: BTreeMap::new(),
+        }
+    }
+}
+
+impl RateConfig {
+    fn fault(&self) -> Option<String> {
+        if self.calls_per_minute == 0 || self.burst == 0 || self.calls_per_day == Some(0) {
+            return Some(
+                "[rate] calls_per_minute, burst and calls_per_day must be at least 1; suspend an agent to stop it"
+                    .into(),
+            );
+        }
+        for (kind, limits) in [("agent", &self.agent), ("server", &self.server), ("tool", &self.tool)] {
+            for (name, limit) in limits {
+                let place = format!("[rate.{kind}.{name:?}]");
+                let is_name = match kind {
+                    "agent" => name.parse::<crate::identity::Address>().is_ok_and(|address| address.as_str() == name),
+                    "server" => !name.is_empty() && !name.contains(':'),
+                    _ => name.split_once(':').is_some_and(|(server, tool)| !server.is_empty() && !tool.is_empty()),
+                };
+                if !is_name {
+                    let form = match kind {
+                        "agent" => "an agent's address in lower case, such as claude@ann.lazaret.local",
+                        "server" => "a server's name",
+                        _ => "server:tool",
+                    };
+                    return Some(format!("{place} is not of {form}"));
+                }
+                if limit.calls_per_minute == Some(0) || limit.burst == Some(0) || limit.calls_per_day == Some(0) {
+                    return Some(format!("{place} calls_per_minute, burst and calls_per_day must be at least 1"));
+                }
+                if kind != "agent" && limit.burst.is_some() && limit.calls_per_minute.is_none() {
+                    return Some(format!("{place} burst says nothing without calls_per_minute"));
+                }
+            }
+        }
+        None
     }
 }
 
@@ -351,8 +414,8 @@ impl Config {
         if self.kernel.connect_below_clients == Mode::Hold {
             return bad("[kernel] connect_below_clients must be observe or enforce; a connect cannot be held");
         }
-        if self.rate.calls_per_minute == 0 || self.rate.burst == 0 {
-            return bad("[rate] calls_per_minute and burst must be at least 1; suspend an agent to stop it");
+        if let Some(fault) = self.rate.fault() {
+            return bad(&fault);
         }
         if self.identity.provider.split('.').filter(|label| !label.is_empty()).count() < 2 {
             return bad("[identity] provider must have at least two labels, such as lazaret.local");
@@ -427,6 +490,29 @@ mod tests {
         }
         assert!("cgroup:".parse::<Scope>().is_err());
         assert!("uid:x".parse::<Scope>().is_err());
+    }
+
+    #[test]
+    fn limits_are_read_by_what_they_limit_and_none_is_zero_or_misspelt() {
+        let read = |text: &str| Config::parse(text, Path::new("c"));
+        let text = "[rate]\ncalls_per_day = 9\n[rate.agent.\"a@x.y\"]\nburst = 2\n[rate.server.fs]\ncalls_per_minute = 3\n\
+                    [rate.tool.\"fs:read\"]\ncalls_per_day = 4\n";
+        let rate = read(text).unwrap().rate;
+        assert_eq!((rate.calls_per_day, rate.agent["a@x.y"].burst), (Some(9), Some(2)));
+        assert_eq!((rate.server["fs"].calls_per_minute, rate.tool["fs:read"].calls_per_day), (Some(3), Some(4)));
+        for (wrong, why) in [
+            ("[rate]\ncalls_per_hour = 1\n", "unknown field `calls_per_hour`"),
+            ("[rate.server.fs]\ncalls = 1\n", "unknown field `calls`"),
+            ("[rate.agent.\"A@x.y\"]\nburst = 1\n", "lower case"),
+            ("[rate.tool.fs]\nburst = 1\n", "server:tool"),
+            ("[rate.server.\"fs:x\"]\nburst = 1\n", "a server's name"),
+            ("[rate.server.fs]\ncalls_per_day = 0\n", "at least 1"),
+            ("[rate.server.fs]\nburst = 5\n", "without calls_per_minute"),
+            ("[rate]\nburst = 0\n", "at least 1"),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
     }
 
     #[test]

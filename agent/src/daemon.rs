@@ -163,6 +163,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(running::follow_held(app.clone(), cancel.clone())),
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
         tokio::spawn(crate::identity::follow_expiry(app.registry.clone(), cancel.clone())),
+        tokio::spawn(keep_rates(app.gates.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), door.clone(), mcp_socket, cancel.clone())),
         tokio::spawn(crate::proxy::http::serve(app.clone(), door, http, cancel.clone())),
@@ -385,6 +386,26 @@ async fn follow_tools(app: Arc<App>, cancel: CancellationToken) {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::error!("the search index is behind the approved tools: {e}"),
             Err(e) => tracing::error!("rebuilding the search index failed: {e}"),
+        }
+    }
+}
+
+/// Writes down what was used of the rate limits, every second and at the end.
+async fn keep_rates(gates: Arc<Gates>, cancel: CancellationToken) {
+    loop {
+        let ending = tokio::select! {
+            () = cancel.cancelled() => true,
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => false,
+        };
+        let kept = tokio::task::spawn_blocking({
+            let gates = gates.clone();
+            move || gates.keep_rates()
+        });
+        if let Ok(Err(e)) = kept.await {
+            tracing::error!("what was used of the rate limits cannot be written down: {e}");
+        }
+        if ending {
+            return;
         }
     }
 }

@@ -205,6 +205,9 @@ pub struct StatusView {
     /// The last changes of entries of client configs, newest first: what they were and are, and who wrote.
     #[serde(default)]
     pub config_changes: Vec<Value>,
+    /// What was used of each rate limit.
+    #[serde(default)]
+    pub rates: Vec<crate::policy::RateUse>,
     pub policy: Value,
     /// AMP provider of the agents that are enrolled here.
     pub provider: String,

@@ -11,6 +11,9 @@ use crate::store::{Store, StoreError};
 /// Records that a slow subscriber may be behind before it is told that it lost some.
 const SUBSCRIBER_BACKLOG: usize = 1024;
 
+/// Records that are looked through at once.
+const LOOK_BACK: u64 = 4096;
+
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     #[error("cannot write the audit record: {0}; nothing is permitted until the log can be written again")]
@@ -62,6 +65,28 @@ impl AuditLog {
     /// Records from number `seq` on, at most `limit`, oldest first.
     pub fn since(&self, seq: u64, limit: usize) -> Result<Vec<Record>, AuditError> {
         decode(self.store.read_log(seq, limit).map_err(AuditError::Read)?)
+    }
+
+    /// The records of one call, oldest first: its intent, and what follows. Looks from the end backwards, so that
+    /// recent calls are found at once.
+    pub fn of_call(&self, call_id: &str) -> Result<Vec<Record>, AuditError> {
+        let mut before = self.store.log_tail(1).map_err(AuditError::Read)?.last().map_or(0, |(seq, _)| seq + 1);
+        let mut found = Vec::new();
+        while before > 1 {
+            let first = before.saturating_sub(LOOK_BACK).max(1);
+            let rows = self.store.read_log(first, usize::try_from(before - first).unwrap_or(usize::MAX));
+            let mut rows = rows.map_err(AuditError::Read)?;
+            // Most rows are of other calls: decoding them all would take far longer.
+            rows.retain(|(_, bytes)| bytes.windows(call_id.len().max(1)).any(|part| part == call_id.as_bytes()));
+            let mut records = decode(rows)?;
+            records.retain(|record| record.call_id.as_deref() == Some(call_id));
+            found.splice(0..0, records);
+            if found.first().is_some_and(|record: &Record| record.kind == super::Kind::Call) {
+                break;
+            }
+            before = first;
+        }
+        Ok(found)
     }
 
     /// Every record from now on. A receiver that lags is told how many it missed and can get
@@ -119,6 +144,20 @@ mod tests {
             r#"{"seq":7,"time":"1970-01-01T00:00:00Z","kind":"denial","outcome":"deny","actor":"gate","agent":"a@x.y"}"#
         );
         assert_eq!(Kind::Admin.to_string(), "admin");
+    }
+
+    #[test]
+    fn a_call_is_found_wherever_it_lies_in_the_log() {
+        let (_dir, log) = log();
+        log.record(entry("a").call("c1")).unwrap();
+        for n in 0..50 {
+            log.record(entry("a").call(format!("other{n}")).reason("mentions c1")).unwrap();
+        }
+        log.record(Entry::new(Kind::Result, Outcome::Ok, "a").call("c1")).unwrap();
+        let seqs: Vec<u64> = log.of_call("c1").unwrap().iter().map(|record| record.seq).collect();
+        assert_eq!(seqs, [1, 52]);
+        assert_eq!(log.of_call("c2").unwrap(), []);
+        assert_eq!(log.of_call("").unwrap(), []);
     }
 
     #[test]

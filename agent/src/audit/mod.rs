@@ -3,11 +3,13 @@
 //! Invariant: a decision whose record is not on disk was not taken. Whoever gets an
 //! [`AuditError`] from [`AuditLog::record`] denies.
 
+mod call;
 mod flood;
 mod log;
 mod orphans;
 mod record;
 
+pub use call::{CallView, End, Right, Who};
 pub use flood::Flood;
 pub use log::{AuditError, AuditLog};
 pub use orphans::close_orphans;

@@ -121,7 +121,7 @@ impl Entry {
         self
     }
 
-    pub(super) fn numbered(self, seq: u64, time: Timestamp) -> Record {
+    pub(crate) fn numbered(self, seq: u64, time: Timestamp) -> Record {
         let Entry { kind, outcome, actor, agent, server, tool, call_id, reason, detail } = self;
         Record { seq, time, kind, outcome, actor, agent, server, tool, call_id, reason, detail }
     }

@@ -1,5 +1,6 @@
 //! `lazaret agent`.
 
+mod delegate;
 mod enroll;
 mod held;
 mod keys;
@@ -8,13 +9,14 @@ mod vouch;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::args::agent::{AgentCommand, AgentTokenCommand};
+use super::args::agent::{AgentCommand, AgentRevokeArgs, AgentTokenCommand};
 use super::instance::{Human, Instance};
 use super::out::{self, Rows, plain, state};
 use super::{CliError, token, when};
 use crate::api::client::{AdminClient, escape};
 use crate::api::types::{AgentView, Done, Revoke, StatusView, Why};
 use crate::identity::{Address, Agent, Amendment, Vouch};
+use crate::policy::{RateUse, Whose};
 
 pub use enroll::ensure;
 pub use held::chosen as chosen_key;
@@ -62,8 +64,14 @@ pub async fn run(instance: &Instance, command: AgentCommand) -> Result<(), CliEr
         }
         AgentCommand::Token(AgentTokenCommand::List(args)) => token::list(&admin, args.json.json).await,
         AgentCommand::Token(AgentTokenCommand::Revoke(args)) => token::revoke(&admin, &args.id).await,
+        AgentCommand::Delegate(args) => delegate::run(instance, args).await,
+        AgentCommand::Revoke(AgentRevokeArgs { delegation: Some(jti), .. }) => {
+            let Done {} = admin.post(&format!("/v1/delegations/{}/revoke", escape(&jti)), &Done {}).await?;
+            out::say(format!("The delegation {jti} is revoked, and all that was granted on it."));
+            Ok(())
+        }
         AgentCommand::Revoke(args) => {
-            let path = path(instance, &args.address, "revoke").await?;
+            let path = path(instance, args.address.as_deref().unwrap_or_default(), "revoke").await?;
             say(&admin.post::<Agent>(&path, &Revoke { reason: args.reason }).await?)
         }
     }
@@ -138,12 +146,18 @@ async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError> {
 
 async fn show(instance: &Instance, text: &str, json: bool) -> Result<(), CliError> {
     let address = address(instance, text).await?;
-    let view: AgentView = instance.admin().get(&place(&address, "")).await?;
+    let admin = instance.admin();
+    let view: AgentView = admin.get(&place(&address, "")).await?;
+    let rates: Vec<RateUse> = admin.get("/v1/rates").await?;
+    let own = rates.into_iter().find(|rate| rate.whose == Whose::Agent(address.to_string()));
     let drifted = view.agent.vouch == Vouch::Drifted;
     if json {
-        out::listing("agent", "agents", &[view])?;
+        let mut shown = serde_json::to_value(&view).map_err(CliError::failed)?;
+        shown["rate"] = serde_json::to_value(&own).map_err(CliError::failed)?;
+        out::listing("agent", "agents", &[shown])?;
     } else {
         print(&view)?;
+        out::field("rate", own.map_or_else(|| "no call lately".to_owned(), |own| super::status::rate(&own)))?;
     }
     if drifted { Err(CliError::Negative) } else { Ok(()) }
 }
@@ -155,6 +169,9 @@ fn print(view: &AgentView) -> Result<(), CliError> {
     out::field("did", &agent.did)?;
     out::field("fingerprint", format!("{} (raw), {} (SPKI)", agent.fingerprint, agent.fingerprint_spki))?;
     out::field("user", agent.uid.map_or_else(|| "any who holds the key".to_owned(), |uid| format!("uid {uid} only")))?;
+    if agent.sub_agent {
+        out::field("acts", "for other agents only: it connects with a delegation")?;
+    }
     print_rights(agent)?;
     print_vouch(view)?;
     print_measured(view)?;

@@ -1,11 +1,13 @@
 //! `lazaret audit`.
 
+mod call;
+
 use super::args::read::{AuditCommand, AuditShowArgs, AuditTailArgs};
 use super::instance::Instance;
 use super::out::{self, Rows, plain, state};
 use super::{CliError, when};
-use crate::api::client::AdminClient;
-use crate::audit::Record;
+use crate::api::client::{AdminClient, escape};
+use crate::audit::{CallView, Record};
 
 pub async fn run(instance: &Instance, command: AuditCommand) -> Result<(), CliError> {
     let admin = instance.admin();
@@ -75,10 +77,24 @@ fn what(record: &Record) -> String {
 }
 
 async fn show(admin: &AdminClient, args: &AuditShowArgs) -> Result<(), CliError> {
-    let record: Record = admin.get(&format!("/v1/audit/{}", args.seq)).await?;
-    if args.json.json {
-        return out::listing("audit", "records", &[record]);
+    let by_id = async |id: &str| admin.get::<Vec<Record>>(&format!("/v1/calls/{}", escape(id))).await;
+    let records = match args.what.parse::<u64>() {
+        Ok(seq) => {
+            let record: Record = admin.get(&format!("/v1/audit/{seq}")).await?;
+            match &record.call_id {
+                Some(id) => by_id(id).await?,
+                None => vec![record],
+            }
+        }
+        Err(_) => by_id(&args.what).await?,
+    };
+    match CallView::of(&records) {
+        Some(call) if args.json.json => out::object("call", &call),
+        Some(call) => call::print(&call),
+        None if args.json.json => out::listing("audit", "records", &records),
+        None => records.iter().try_for_each(|record| {
+            let pretty = serde_json::to_string_pretty(record).map_err(CliError::failed)?;
+            out::line(out::visible_lines(&pretty))
+        }),
     }
-    let pretty = serde_json::to_string_pretty(&record).map_err(CliError::failed)?;
-    out::line(out::visible_lines(&pretty))
 }

@@ -9,13 +9,13 @@ use crate::proxy::{ConnectError, connector};
 pub async fn run(instance: &Instance, args: ConnectArgs) -> Result<(), CliError> {
     let address: Address = args.agent.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
     let key = super::agent::chosen_key(&address, &args.key)?;
-    connector::run(&address, &key, &instance.paths.mcp_socket()).await.map_err(failed)
+    connector::run(&address, &key, args.delegation.as_deref(), &instance.paths.mcp_socket()).await.map_err(failed)
 }
 
 pub(super) fn failed(e: ConnectError) -> CliError {
     match e {
         ConnectError::Unreachable { .. } | ConnectError::Lost => CliError::Unreachable(e.to_string()),
         ConnectError::Refused { .. } | ConnectError::Challenge { .. } => CliError::NotPermitted(e.to_string()),
-        ConnectError::Key { .. } => CliError::Configuration(e.to_string()),
+        ConnectError::Key { .. } | ConnectError::Delegation { .. } => CliError::Configuration(e.to_string()),
     }
 }

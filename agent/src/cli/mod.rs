@@ -9,6 +9,7 @@ mod connect;
 mod daemon;
 mod doctor;
 mod error;
+mod hook;
 mod instance;
 mod inventory;
 mod manual;
@@ -57,6 +58,7 @@ async fn run_verb(instance: &Instance, command: Command) -> Result<(), CliError>
         Command::Agent(command) => agent::run(instance, command).await,
         Command::Policy(command) => policy::run(instance, &command),
         Command::Audit(command) => audit::run(instance, command).await,
+        Command::Hook(_) => hook::run(instance).await,
         Command::Daemon(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

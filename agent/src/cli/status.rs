@@ -6,6 +6,7 @@ use super::args::read::StatusArgs;
 use super::instance::Instance;
 use super::{CliError, out};
 use crate::api::types::StatusView;
+use crate::policy::{RateUse, Whose};
 
 pub async fn run(instance: &Instance, args: &StatusArgs) -> Result<(), CliError> {
     let status: StatusView = instance.admin().get("/v1/status").await?;
@@ -69,6 +70,9 @@ fn text(status: &StatusView) -> String {
             format!("{} {}", word(&change["time"]), word(&change["summary"])),
         );
     }
+    for used in status.rates.iter().filter(|used| used.today > 0 || !matches!(used.whose, Whose::Agent(_))) {
+        field("rate", format!("{}: {}", used.whose, rate(used)));
+    }
     field("policy", policy(&status.policy));
     field(
         "sockets",
@@ -130,6 +134,18 @@ fn policy(info: &Value) -> String {
         ),
         _ => format!("built in: active agents may call approved tools ({} has no policy)", word(&info["dir"])),
     }
+}
+
+/// What was used of a limit, without whose it is.
+pub fn rate(used: &RateUse) -> String {
+    let mut text = match used.calls_per_day {
+        Some(most) => format!("{} of {most} calls today", used.today),
+        None => format!("{} calls today", used.today),
+    };
+    if let (Some(left), Some(burst), Some(per_minute)) = (used.left, used.burst, used.calls_per_minute) {
+        text.push_str(&format!("; {left} of {burst} left at once, {per_minute} a minute"));
+    }
+    text
 }
 
 fn counts(by_state: &std::collections::BTreeMap<String, usize>) -> String {

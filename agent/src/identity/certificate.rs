@@ -23,6 +23,9 @@ pub struct Certificate {
     pub nonces: [String; 2],
     pub session_pub: PublicKey,
     pub exp: i64,
+    /// Of a sub-agent: a compact JWS per hop, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegation: Vec<String>,
     /// It was made for a token, not for a session on the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenWish>,
@@ -38,6 +41,7 @@ impl Certificate {
             nonces: [hello.nonce.clone(), proof.nonce.clone()],
             session_pub: proof.session_pub,
             exp: proof.exp,
+            delegation: proof.delegation.clone(),
             token: proof.token,
             sig: proof.sig,
         }

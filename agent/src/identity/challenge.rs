@@ -8,6 +8,7 @@
 //!
 //! Who wants a token for an HTTP client says so in the proof; then the daemon's last message is the token, and no session
 //! follows.
+//! A client's hook answers the hello with a note instead, hears `noted`, and is no session.
 //!
 //! One JSON object a line. Each signature covers both nonces and names the one whom it is for,
 //! under a prefix of its own, so that none serves on another connection, for another daemon, or
@@ -28,11 +29,11 @@ pub use issue::{ask_token, issue};
 pub(super) use wire::certified_text;
 #[cfg(test)]
 pub(super) use wire::prove;
-pub use wire::{Hello, Message, Proof, Welcome};
+pub use wire::{Hello, HookNote, Message, Proof, Welcome};
 
 use super::signed::LineSigner;
 use super::{
-    Address, AgentKey, Certificate, KeyError, KeySource, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
+    Address, AgentKey, Certificate, KeyError, KeySource, Lineage, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
     SessionIdentity, Strange, TokenWish, Transport,
 };
 use crate::audit::{AuditError, Entry, Kind, Outcome};
@@ -43,8 +44,9 @@ pub const PROOF_LIFETIME: Duration = Duration::from_secs(30);
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// The whole challenge takes at most this long.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// No message of the challenge is longer than this, newline included.
-pub const MAX_LINE: usize = 8 << 10;
+/// No message of the challenge is longer than this, newline included;
+/// a chain of delegations is most of the longest one.
+pub const MAX_LINE: usize = 48 << 10;
 
 /// 2: every line of the client is signed (`signed.rs`).
 const VERSION: u32 = 2;
@@ -81,9 +83,16 @@ pub enum ChallengeError {
     Audit(#[from] AuditError),
 }
 
-/// The daemon's side. On an error the peer has been told why, and nothing more is to be sent.
-/// Both outcomes are on record when it returns; of many refusals of one uid some are only counted.
-/// `process` is looked at before anything is said to it, and again behind the proof.
+/// Who came, once it is known.
+#[derive(Debug)]
+pub enum Visitor {
+    Agent(Box<SessionIdentity>),
+    /// A client's hook, which says something and leaves.
+    Hook(HookNote),
+}
+
+/// As [`meet`], for connections that only agents make.
+#[cfg(test)]
 pub async fn accept<R, W>(
     reader: &mut R,
     writer: &mut W,
@@ -92,6 +101,63 @@ pub async fn accept<R, W>(
     daemon: &AgentKey,
     registry: &Registry,
 ) -> Result<SessionIdentity, ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    match meet(reader, writer, peer, process, daemon, registry).await? {
+        Visitor::Agent(identity) => Ok(*identity),
+        Visitor::Hook(_) => Err(ChallengeError::Malformed("out of turn".into())),
+    }
+}
+
+/// Tells a hook that its note was taken; what becomes of the hook then is its own affair.
+pub async fn thank<W: AsyncWrite + Unpin>(writer: &mut W) {
+    let _gone = tokio::time::timeout(DEADLINE, lines::send(writer, &Message::Noted {})).await;
+}
+
+/// A hook's side: says `note` to the daemon, and returns once the daemon has it.
+pub async fn tell<R, W>(reader: &mut R, writer: &mut W, note: HookNote) -> Result<(), ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    greeted(reader).await?;
+    lines::send(writer, &Message::Hook(note)).await?;
+    match lines::receive(reader).await? {
+        Message::Noted {} => Ok(()),
+        Message::Refused { reason, next_step } => Err(ChallengeError::Refused { reason, next_step }),
+        _ => Err(ChallengeError::Malformed("out of turn".into())),
+    }
+}
+
+/// The daemon's did, as it introduces itself to whoever connects.
+pub async fn audience<R: AsyncBufRead + Unpin>(reader: &mut R) -> Result<String, ChallengeError> {
+    tokio::time::timeout(DEADLINE, greeted(reader)).await.unwrap_or(Err(ChallengeError::TooSlow)).map(|hello| hello.aud)
+}
+
+async fn greeted<R: AsyncBufRead + Unpin>(reader: &mut R) -> Result<Hello, ChallengeError> {
+    let hello = match lines::receive(reader).await? {
+        Message::Hello(hello) => hello,
+        Message::Refused { reason, next_step } => return Err(ChallengeError::Refused { reason, next_step }),
+        _ => return Err(ChallengeError::Malformed("out of turn".into())),
+    };
+    if hello.v != VERSION {
+        return Err(ChallengeError::Version(hello.v));
+    }
+    Ok(hello)
+}
+
+/// The daemon's side. On an error the peer has been told why, and nothing more is to be sent.
+/// Both outcomes are on record when it returns; of many refusals of one uid some are only counted.
+pub async fn meet<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    peer: Peer,
+    process: Option<&Result<PeerProcess, Strange>>,
+    daemon: &AgentKey,
+    registry: &Registry,
+) -> Result<Visitor, ChallengeError>
 where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -107,6 +173,7 @@ where
         lines::send(writer, &Message::Hello(hello.clone())).await?;
         let proof = match lines::receive(reader).await {
             Ok(Message::Proof(proof)) => proof,
+            Ok(Message::Hook(note)) => return Ok(Visitor::Hook(note)),
             Ok(_) => return refuse(writer, registry, peer, not_ours("out of turn")).await,
             Err(ChallengeError::Malformed(what)) => return refuse(writer, registry, peer, not_ours(&what)).await,
             Err(e @ ChallengeError::TooLong) => return refuse(writer, registry, peer, not_ours(&e.to_string())).await,
@@ -118,12 +185,12 @@ where
         };
         let session = nonce()?;
         let admitted = at_the_disk(|| {
-            let did = admit(&hello, &proof, peer, registry, Timestamp::now())?;
+            let known = admit(&hello, &proof, peer, registry, Timestamp::now())?;
             process.map_or(Ok(()), PeerProcess::check)?;
-            Ok(did)
+            Ok(known)
         });
         match admitted {
-            Ok(did) => {
+            Ok(Known { did, lineage }) => {
                 let identity = SessionIdentity {
                     address: proof.agent.clone(),
                     did,
@@ -136,11 +203,12 @@ where
                     witness: None,
                     transport: Transport::Unix,
                     wish: proof.token,
+                    lineage,
                 };
                 at_the_disk(|| record_welcome(registry, &identity, &Certificate::of(&hello, &proof)))?;
                 let sig = daemon.sign(&wire::welcome_text(&hello, &proof, &session));
                 lines::send(writer, &Message::Welcome(Welcome { session, sig })).await?;
-                Ok(identity)
+                Ok(Visitor::Agent(Box::new(identity)))
             }
             Err(refusal) => refuse(writer, registry, peer, Refusal { claimed: Some(proof.agent), ..refusal }).await,
         }
@@ -160,7 +228,23 @@ where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    prove_for(reader, writer, agent, key, expected, None).await
+    prove_for(reader, writer, agent, key, expected, None, &[]).await
+}
+
+/// The same for an agent that acts for another one by this chain of delegations.
+pub async fn present_delegated<R, W>(
+    reader: &mut R,
+    writer: &mut W,
+    agent: &Address,
+    key: &dyn KeySource,
+    expected: Option<&PublicKey>,
+    delegation: &[String],
+) -> Result<Session, ChallengeError>
+where
+    R: AsyncBufRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    prove_for(reader, writer, agent, key, expected, None, delegation).await
 }
 
 async fn prove_for<R, W>(
@@ -170,27 +254,23 @@ async fn prove_for<R, W>(
     key: &dyn KeySource,
     expected: Option<&PublicKey>,
     token: Option<TokenWish>,
+    delegation: &[String],
 ) -> Result<Session, ChallengeError>
 where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let exchange = async {
-        let hello = match lines::receive(reader).await? {
-            Message::Hello(hello) => hello,
-            Message::Refused { reason, next_step } => return Err(ChallengeError::Refused { reason, next_step }),
-            _ => return Err(ChallengeError::Malformed("out of turn".into())),
-        };
-        if hello.v != VERSION {
-            return Err(ChallengeError::Version(hello.v));
-        }
+        let hello = greeted(reader).await?;
         let daemon = hello.daemon_pub;
         if daemon.did() != hello.aud || expected.is_some_and(|expected| *expected != daemon) {
             return Err(ChallengeError::FalseDaemon(expected.unwrap_or(&daemon).did()));
         }
         let session_key = AgentKey::generate()?;
         let exp = Timestamp::now().as_second() + PROOF_LIFETIME.as_secs() as i64;
-        let proof = wire::prove(&hello, agent, key, session_key.public(), nonce()?, exp, token)?;
+        let mut proof = wire::unsigned(agent, key, session_key.public(), nonce()?, exp);
+        (proof.token, proof.delegation) = (token, delegation.to_vec());
+        proof.sig = key.sign(&wire::proof_text(&hello, &proof))?;
         lines::send(writer, &Message::Proof(proof.clone())).await?;
         match lines::receive(reader).await? {
             Message::Welcome(Welcome { session, sig }) => {
@@ -237,9 +317,15 @@ impl From<NotActive> for Refusal {
     }
 }
 
-/// The whole judgement on a proof; returns the agent's did. The order matters: nobody learns
+/// What a proof has shown.
+struct Known {
+    did: String,
+    lineage: Lineage,
+}
+
+/// The whole judgement on a proof. The order matters: nobody learns
 /// anything about an agent before having proven to hold the key that goes with the answer.
-fn admit(hello: &Hello, proof: &Proof, peer: Peer, registry: &Registry, now: Timestamp) -> Result<String, Refusal> {
+fn admit(hello: &Hello, proof: &Proof, peer: Peer, registry: &Registry, now: Timestamp) -> Result<Known, Refusal> {
     let stranger = || Refusal::from(NotActive::Unknown(proof.agent.clone()));
     let key = PublicKey::from_did(&proof.did).map_err(|_| stranger())?;
     key.verify(&wire::proof_text(hello, proof), &proof.sig).map_err(|_| stranger())?;
@@ -270,7 +356,9 @@ fn admit(hello: &Hello, proof: &Proof, peer: Peer, registry: &Registry, now: Tim
     if let Some(revocation) = revoked.filter(|revocation| revocation.agent_address == proof.agent) {
         return Err(NotActive::RevokedKey { address: proof.agent.clone(), at: revocation.revoked_at }.into());
     }
-    Ok(registry.standing_for(&proof.agent, &proof.did, peer.uid)?.did)
+    let agent = registry.standing_for(&proof.agent, &proof.did, peer.uid)?;
+    let lineage = registry.lineage(&agent, &key, &proof.delegation, &hello.aud)?;
+    Ok(Known { did: agent.did, lineage })
 }
 
 async fn refuse<W: AsyncWrite + Unpin>(
@@ -278,7 +366,7 @@ async fn refuse<W: AsyncWrite + Unpin>(
     registry: &Registry,
     peer: Peer,
     refusal: Refusal,
-) -> Result<SessionIdentity, ChallengeError> {
+) -> Result<Visitor, ChallengeError> {
     let Refusal { claimed, reason, next_step } = refusal;
     let detail = json!({ "gate": "challenge", "uid": peer.uid, "pid": peer.pid });
     let mut entry = Entry::new(Kind::Denial, Outcome::Deny, format!("uid:{}", peer.uid)).reason(&reason).detail(detail);
@@ -313,6 +401,10 @@ fn record_welcome(
         "uid": identity.peer.uid,
         "pid": identity.peer.pid,
         "certificate": certificate,
+        "human": identity.lineage.human,
+        "depth": identity.lineage.depth,
+        "chain": identity.lineage.hops,
+        "capabilities": identity.lineage.capabilities,
     });
     let agent = identity.address.as_str();
     let why = if identity.wish.is_some() { "proved its key for a token" } else { "connected" };

@@ -277,6 +277,10 @@ impl<'de> Deserialize<'de> for PublicKey {
 }
 
 impl Signature {
+    pub fn to_bytes(&self) -> [u8; 64] {
+        self.0.to_bytes()
+    }
+
     pub fn from_bytes(raw: &[u8; 64]) -> Self {
         Self(ed25519_dalek::Signature::from_bytes(raw))
     }

@@ -9,6 +9,8 @@ mod address;
 mod card;
 mod certificate;
 pub mod challenge;
+pub mod delegation;
+pub mod hooks;
 mod keys;
 pub mod measure;
 mod measurement;
@@ -26,12 +28,13 @@ pub use address::{Address, AddressError};
 pub use card::{Card, CardError, CardFields, MAX_LIFETIME as MAX_CARD_LIFETIME};
 pub use certificate::{Certificate, NotProven, ProvenCall, verify_call};
 pub use challenge::ChallengeError;
+pub use delegation::{Asserted, Evidence, Lineage};
 pub use keys::{AgentKey, KeyError, KeyError as IdentityError, PublicKey, Signature, default_key_path};
 pub use measurement::{Drift, Measurement, Part, PartKind};
 pub use peer::{PeerProcess, Strange, name_writers, receive};
 pub use registry::{
-    Agent, AgentState, Amendment, CallLimits, Draft, Enrolment, Measured, NotActive, Registry, RegistryError,
-    Revocation, RevocationReason, Step, Vouch, follow_expiry,
+    Agent, AgentState, Amendment, CallLimits, DelegationRevocation, Draft, Enrolment, Measured, NotActive, Registry,
+    RegistryError, Revocation, RevocationReason, Step, Vouch, follow_expiry,
 };
 pub use rotation::{Rotation, RotationError};
 pub use session::{Peer, Session, SessionIdentity, Transport};

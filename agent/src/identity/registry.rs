@@ -4,6 +4,7 @@
 //! enrolled again under any name; what grants something is on record before it takes effect, what
 //! takes something away takes effect first.
 
+mod delegations;
 mod keys;
 mod life;
 mod model;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::watch;
 
+pub use delegations::DelegationRevocation;
 pub use life::{Amendment, follow_expiry};
 pub use model::{Agent, AgentState, CallLimits, Enrolment, Measured, Revocation, RevocationReason, Step, Vouch};
 pub use standing::NotActive;
@@ -51,6 +53,10 @@ pub enum RegistryError {
     NotVouched(Address),
     #[error(transparent)]
     Vouch(#[from] VouchError),
+    #[error(
+        "cannot revoke the delegation {0:?}: an id is 32 hex digits; `lazaret audit show` of a call names those it stood on"
+    )]
+    NoDelegationId(String),
     #[error(transparent)]
     Rotation(#[from] RotationError),
     #[error(transparent)]
@@ -128,6 +134,11 @@ impl Registry {
     /// Bumped by every change, so that open sessions look again.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// For what is kept per agent elsewhere.
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     pub(super) fn audit(&self) -> &AuditLog {

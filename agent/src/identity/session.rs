@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::measure::Witness;
 use super::signed::{CallSignature, LineSigner, LineVerifier};
-use super::{Address, Measurement, PublicKey, Strange, TokenWish};
+use super::{Address, Lineage, Measurement, PublicKey, Strange, TokenWish};
 
 /// The process behind a socket, as the kernel names it (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub struct SessionIdentity {
     pub(super) transport: Transport,
     /// What the proof asked for in place of a session.
     pub(super) wish: Option<TokenWish>,
+    pub(super) lineage: Lineage,
 }
 
 impl SessionIdentity {
@@ -148,6 +149,11 @@ impl SessionIdentity {
         self.wish
     }
 
+    /// For whom it acts, outermost first.
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
     #[cfg(test)]
     pub fn of_uid(mut self, uid: u32, session: &str) -> Self {
         self.peer.uid = uid;
@@ -169,7 +175,14 @@ impl SessionIdentity {
             witness: None,
             transport: Transport::Unix,
             wish: None,
+            lineage: Lineage::top(address, key, None),
         }
+    }
+
+    #[cfg(test)]
+    pub fn with_lineage(mut self, lineage: Lineage) -> Self {
+        self.lineage = lineage;
+        self
     }
 
     /// One whose lines must be signed, and its signer.

@@ -45,6 +45,7 @@ pub use guard::Guard;
 pub use pin::detach_pinned;
 pub use protect::protect_self;
 pub use report::{Hook, KernelReport};
+pub(crate) use sys::boot_clock;
 pub use upgrade::follow_upgrades;
 
 /// What a guard is started with.

@@ -425,7 +425,7 @@ pub(super) fn kernel_release() -> String {
 }
 
 /// Nanoseconds since boot, suspended time included.
-pub(super) fn boot_clock() -> i64 {
+pub(crate) fn boot_clock() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a struct that outlives the call; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };

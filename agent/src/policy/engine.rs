@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::derive::{self, Derived};
 use super::load::{self, PolicyError};
 use crate::admission::{Server, Source, Tool};
-use crate::identity::Agent;
+use crate::identity::{Agent, Evidence};
 use crate::proxy::json::Json;
 
 /// All that a policy can ask about a call.
@@ -28,6 +28,12 @@ pub struct Facts<'a> {
     pub arguments_digest: &'a str,
     pub transport: &'a str,
     pub uid: u32,
+    /// Of the agent that calls: a human is 0, a top agent 1.
+    pub depth: u32,
+    /// The weakest of its chain.
+    pub evidence: Evidence,
+    /// For whom, in the end.
+    pub human: Option<&'a str>,
 }
 
 /// The policies that permitted a call.
@@ -283,6 +289,8 @@ fn context(facts: &Facts<'_>, derived: Derived) -> Vec<(String, Value)> {
         ("approval", text("none".into())),
         ("arguments", set(names)),
         ("arguments_digest", text(facts.arguments_digest.into())),
+        ("depth", Value::new_long(facts.depth.into())),
+        ("evidence", text(facts.evidence.to_string())),
         ("path_canon", set(derived.path_canon)),
         ("path_ancestors", set(derived.path_ancestors)),
         ("path_unresolved", Value::new_bool(derived.path_unresolved)),
@@ -290,6 +298,7 @@ fn context(facts: &Facts<'_>, derived: Derived) -> Vec<(String, Value)> {
         ("uid", Value::new_long(facts.uid.into())),
         ("url_host", set(derived.url_host)),
     ];
+    pairs.extend(facts.human.map(|human| ("human", text(human.to_owned()))));
     pairs.extend(derived.path_common.map(|path| ("path_common", text(path))));
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

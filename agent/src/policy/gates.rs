@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::caller::{self, Caller};
 use super::permits::{Denied, ForwardPermit, Registered, Wish};
-use super::rate::RateLimiter;
+use super::rate::{RateLimiter, RateUse};
 use super::{Engine, PolicyError};
 use crate::admission::Admission;
 use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
 use crate::config::RateConfig;
+use crate::identity::hooks::HookNotes;
 use crate::identity::{Address, Registry, SessionIdentity};
 use crate::proxy::json::Json;
+use crate::store::StoreError;
 
 /// Denials of one agent that are written down in a minute: in ordinary life each of them. Beyond,
 /// where an agent that is denied tries again at once, they are only counted, and the agent's next
@@ -27,6 +30,7 @@ pub struct Gates {
     engine: Engine,
     audit: Arc<AuditLog>,
     denials: Flood<Address>,
+    hooks: HookNotes,
 }
 
 impl Gates {
@@ -39,7 +43,9 @@ impl Gates {
         policy_dir: &Path,
     ) -> Result<Self, PolicyError> {
         let engine = Engine::load(policy_dir)?;
-        Ok(Self { registry, admission, rate: RateLimiter::new(rate), engine, audit, denials: Flood::new(MOST_DENIALS) })
+        let rate = RateLimiter::open(rate, &registry).map_err(PolicyError::Rate)?;
+        let (denials, hooks) = (Flood::new(MOST_DENIALS), HookNotes::default());
+        Ok(Self { registry, admission, rate, engine, audit, denials, hooks })
     }
 
     /// Reads the policies again: all of them are valid, recorded and in force, or nothing changed.
@@ -59,6 +65,21 @@ impl Gates {
         reloaded.map(drop)
     }
 
+    /// What clients' hooks said of their sub-agents.
+    pub fn hooks(&self) -> &HookNotes {
+        &self.hooks
+    }
+
+    /// What was used of each rate limit.
+    pub fn rates(&self) -> Vec<RateUse> {
+        self.rate.uses()
+    }
+
+    /// Writes down what was used of the rate limits and is not on disk yet.
+    pub fn keep_rates(&self) -> Result<(), StoreError> {
+        self.rate.write()
+    }
+
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
@@ -75,10 +96,11 @@ impl Gates {
         arguments: Json,
         others: Json,
     ) -> Result<ForwardPermit, Denied> {
+        let caller = Caller { session, asserted: caller::asserted(&others, session.uid(), &self.hooks) };
         let wish = Wish::new(arguments, others);
         let described = wish.described().clone();
-        self.walk(session, server, tool, wish)
-            .inspect_err(|denied| self.write_denial(session, (server, tool), None, described, denied))
+        self.walk(caller.clone(), server, tool, wish)
+            .inspect_err(|denied| self.write_denial(&caller, (server, tool), None, described, denied))
     }
 
     /// Whether the permit would be given now: asked where time passed since it was, right before
@@ -86,12 +108,12 @@ impl Gates {
     pub fn still_permitted(&self, permit: &ForwardPermit) -> Result<(), Denied> {
         permit.still_stands(&self.registry, &self.admission).inspect_err(|denied| {
             let target = (permit.server().name.as_str(), permit.tool().name.as_str());
-            self.write_denial(permit.session(), target, Some(permit.call_id()), permit.described(), denied);
+            self.write_denial(&permit.caller(), target, Some(permit.call_id()), permit.described(), denied);
         })
     }
 
-    fn walk(&self, session: &SessionIdentity, server: &str, tool: &str, wish: Wish) -> Result<ForwardPermit, Denied> {
-        Registered::check(session, &self.registry)?
+    fn walk(&self, caller: Caller<'_>, server: &str, tool: &str, wish: Wish) -> Result<ForwardPermit, Denied> {
+        Registered::check(caller, &self.registry)?
             .route(&self.admission, server, tool)?
             .rate(&self.rate)?
             .unrevoked(&self.registry, &self.admission)?
@@ -113,37 +135,40 @@ impl Gates {
 
     fn write_denial(
         &self,
-        session: &SessionIdentity,
+        caller: &Caller<'_>,
         target: (&str, &str),
         call: Option<&str>,
         arguments: Value,
         denied: &Denied,
     ) {
-        if let Err(e) = self.record_denial(session, target, call, arguments, denied) {
+        if let Err(e) = self.record_denial(caller, target, call, arguments, denied) {
             // It stays denied: an unwritten denial permits nothing.
-            tracing::error!(gate = denied.gate, agent = %session.address(), "a denial could not be recorded: {e}");
+            tracing::error!(gate = denied.gate, agent = %caller.session.address(), "a denial could not be recorded: {e}");
         }
     }
 
     fn record_denial(
         &self,
-        session: &SessionIdentity,
+        caller: &Caller<'_>,
         (server, tool): (&str, &str),
         call: Option<&str>,
         arguments: Value,
         denied: &Denied,
     ) -> Result<(), AuditError> {
+        let session = caller.session;
         let Some(unwritten) = self.denials.admit(session.address().clone(), Instant::now()) else { return Ok(()) };
-        let mut detail = json!({
-            "gate": denied.gate,
-            "session": session.session(),
-            "did": session.did(),
-            "uid": session.uid(),
-            "transport": session.transport().as_str(),
-            "pid": session.pid(),
-            "told": denied.reason,
-            "arguments": arguments,
-        });
+        // Who it is matters most where it is not let through; that the registry cannot be read does not.
+        let agent = self.registry.get(session.address()).ok().flatten();
+        let mut detail = Value::Object(caller.described(agent.as_ref()));
+        detail["gate"] = json!(denied.gate);
+        detail["told"] = json!(denied.reason);
+        detail["arguments"] = arguments;
+        if let Some(limit) = &denied.limit {
+            detail["limit"] = json!(limit);
+        }
+        if let Some(policies) = &denied.policies {
+            detail["policies"] = json!(policies);
+        }
         if unwritten > 0 {
             detail["unwritten_before"] = json!(unwritten);
         }

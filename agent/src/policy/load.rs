@@ -34,6 +34,8 @@ pub enum PolicyError {
     Schema(String),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    #[error("cannot read what was used of the rate limits: {0}")]
+    Rate(crate::store::StoreError),
 }
 
 /// One fault of one file; line and column from 1.

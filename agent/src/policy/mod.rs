@@ -4,6 +4,7 @@
 //! (`ARCHITECTURE.md`): registration, routing, rate, revocation, policy, intent. What a gate cannot
 //! decide it refuses, and each refusal is one audit record.
 
+mod caller;
 pub mod derive;
 mod engine;
 mod gates;
@@ -15,3 +16,4 @@ pub use engine::{Description, Engine, Facts, Grounds, PolicySource, Refusal};
 pub use gates::Gates;
 pub use load::{PolicyError, PolicyFault};
 pub use permits::{Denied, ForwardPermit};
+pub use rate::{RateUse, Whose};

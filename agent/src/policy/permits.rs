@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Facts, Grounds};
+use super::caller::Caller;
+use super::engine::{Engine, Facts, Grounds, Refusal};
 use super::rate::RateLimiter;
 use crate::admission::{Admission, AdmissionError, AdmissionState, Server, Tool, pins};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
-use crate::identity::{Agent, NotActive, Registry, SessionIdentity};
+use crate::identity::{Agent, Asserted, NotActive, Registry, SessionIdentity, Vouch};
 use crate::proxy::json::Json;
 
 /// A refusal: what the agent is told, and what only the log is told.
@@ -23,6 +24,10 @@ pub struct Denied {
     pub next_step: String,
     /// When to come again, where waiting helps.
     pub retry_after: Option<Duration>,
+    /// The rate limit that is used up.
+    pub limit: Option<String>,
+    /// The policies that forbade it.
+    pub(super) policies: Option<Vec<String>>,
     /// The true cause, where the agent must not learn it.
     pub(super) cause: Option<String>,
     not_found: bool,
@@ -35,6 +40,8 @@ impl Denied {
             reason: reason.into(),
             next_step: next_step.into(),
             retry_after: None,
+            limit: None,
+            policies: None,
             cause: None,
             not_found: false,
         }
@@ -70,8 +77,10 @@ const INTENT: &str = "intent";
 
 /// The caller is an agent that is active now.
 pub(super) struct Registered<'a> {
-    session: &'a SessionIdentity,
+    caller: Caller<'a>,
     agent: Agent,
+    /// Those that it acts for, outermost first.
+    above: Vec<Agent>,
 }
 
 /// Server and tool are approved, as they are now.
@@ -147,6 +156,7 @@ impl Wish {
 pub struct ForwardPermit {
     call_id: String,
     session: SessionIdentity,
+    asserted: Option<Asserted>,
     agent: Agent,
     server: Server,
     tool: Tool,
@@ -156,18 +166,30 @@ pub struct ForwardPermit {
 }
 
 impl<'a> Registered<'a> {
-    /// Gate 1: the agent of the session, read anew.
-    pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
+    /// Gate 1: the agent of the session and those that it acts for, read anew.
+    pub(super) fn check(caller: Caller<'a>, registry: &Registry) -> Result<Self, Denied> {
+        let session = caller.session;
         session.genuine().map_err(|why| Denied::new(REGISTRATION, why.to_string(), why.next_step()))?;
         let agent = standing(REGISTRATION, session, registry)?;
-        Ok(Self { session, agent })
+        let above = registry.ancestors(session).map_err(|refusal| not_active(REGISTRATION, refusal))?;
+        Ok(Self { caller, agent, above })
     }
 
-    /// Gate 2: unknown, quarantined and denied all look alike to the agent.
+    /// Gate 2: unknown, quarantined, denied and not delegated all look alike to the agent.
     pub(super) fn route(self, admission: &Admission, server: &str, tool: &str) -> Result<Routed<'a>, Denied> {
         // First, and like what does not exist: an agent learns nothing of what it was not registered for.
         if !self.agent.may_call(server, tool) {
             let cause = "the agent's registered actions do not name it";
+            return Err(Denied::not_found(ROUTING, server, tool, cause));
+        }
+        if let Some(above) = self.above.iter().find(|above| !above.may_call(server, tool)) {
+            let cause = format!("the registered actions of {}, which it acts for, do not name it", above.address);
+            return Err(Denied::not_found(ROUTING, server, tool, cause));
+        }
+        let lineage = self.caller.session.lineage();
+        if !lineage.allows(server, tool) {
+            let granted = lineage.capabilities().map(ToString::to_string).unwrap_or_default();
+            let cause = format!("hop {} of the delegation grants {granted}, not this tool", lineage.ancestors().len());
             return Err(Denied::not_found(ROUTING, server, tool, cause));
         }
         let (server, tool) = approved(ROUTING, admission, server, tool)?;
@@ -178,14 +200,15 @@ impl<'a> Registered<'a> {
 impl<'a> Routed<'a> {
     /// Gate 3.
     pub(super) fn rate(self, limiter: &RateLimiter) -> Result<Rated<'a>, Denied> {
-        match limiter.take(&self.registered.agent.address) {
+        let lineage = self.registered.caller.session.lineage();
+        match limiter.take(lineage, &self.server.name, &self.tool.name) {
             Ok(()) => Ok(Rated(self)),
-            Err(wait) => {
+            Err(over) => {
                 // Rounded up: who comes back at the time told is not told to wait again.
-                let seconds = wait.as_millis().div_ceil(1000).max(1);
+                let seconds = over.wait.as_millis().div_ceil(1000).max(1);
                 let next_step = format!("come again in {seconds} s");
-                let denied = Denied::new(RATE, "this agent makes more calls than it may", next_step);
-                Err(Denied { retry_after: Some(wait), ..denied })
+                let denied = Denied::new(RATE, format!("{} may take {}", over.whose, over.limit), next_step);
+                Err(Denied { retry_after: Some(over.wait), limit: Some(over.whose.to_string()), ..denied })
             }
         }
     }
@@ -195,29 +218,44 @@ impl<'a> Rated<'a> {
     /// Gate 4: the second look. Agent, server, tool and pin are those that were routed to.
     pub(super) fn unrevoked(self, registry: &Registry, admission: &Admission) -> Result<Unrevoked<'a>, Denied> {
         let mut routed = self.0;
-        routed.registered.agent = standing(REVOCATION, routed.registered.session, registry)?;
+        let session = routed.registered.caller.session;
+        routed.registered.agent = standing(REVOCATION, session, registry)?;
+        routed.registered.above = registry.ancestors(session).map_err(|refusal| not_active(REVOCATION, refusal))?;
         same_as_approved(admission, &routed.server, &routed.tool)?;
         Ok(Unrevoked(routed))
     }
 }
 
 impl<'a> Unrevoked<'a> {
-    /// Gate 5.
+    /// Gate 5. A sub-agent may no more than every agent that it acts for.
     pub(super) fn permit(self, engine: &Engine, wish: Wish) -> Result<Permitted<'a>, Denied> {
         let routed = self.0;
+        let caller = &routed.registered.caller;
         let facts = Facts {
             agent: &routed.registered.agent,
             server: &routed.server,
             tool: &routed.tool,
             arguments: &wish.arguments,
             arguments_digest: &wish.digest,
-            transport: routed.registered.session.transport().as_str(),
-            uid: routed.registered.session.uid(),
+            transport: caller.session.transport().as_str(),
+            uid: caller.session.uid(),
+            depth: caller.depth(),
+            evidence: caller.evidence(),
+            human: caller.human(),
         };
-        let grounds = engine.judge(&facts).map_err(|refusal| Denied {
+        let denied = |refusal: Refusal| Denied {
             cause: refusal.cause,
+            policies: Some(refusal.policies),
             ..Denied::new(POLICY, refusal.reason, refusal.next_step)
-        })?;
+        };
+        let grounds = engine.judge(&facts).map_err(denied)?;
+        for above in &routed.registered.above {
+            let may_not = |refusal: Refusal| {
+                let reason = format!("{} may not do this itself: {}", above.address, refusal.reason);
+                denied(Refusal { reason, ..refusal })
+            };
+            engine.judge(&Facts { agent: above, ..facts }).map_err(may_not)?;
+        }
         Ok(Permitted { routed, grounds, wish })
     }
 }
@@ -225,22 +263,16 @@ impl<'a> Unrevoked<'a> {
 impl Permitted<'_> {
     /// Gate 6: what is not on disk is not forwarded.
     pub(super) fn record(self, audit: &AuditLog) -> Result<ForwardPermit, Denied> {
-        let Routed { registered: Registered { session, agent }, server, tool } = self.routed;
+        let Routed { registered: Registered { caller, agent, .. }, server, tool } = self.routed;
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
         let call_id = hex::encode(id);
-        let mut detail = json!({
-            "session": session.session(),
-            "did": agent.did,
-            "uid": session.uid(),
-            "transport": session.transport().as_str(),
-            "pid": session.pid(),
-            "tool_digest": tool.digest,
-            "image_id": server.review.as_ref().map(|review| &review.image_id),
-            "arguments": self.wish.described,
-            "policies": self.grounds.policies,
-        });
-        if let Some(signature) = session.signature() {
+        let mut detail = Value::Object(caller.described(Some(&agent)));
+        detail["tool_digest"] = json!(tool.digest);
+        detail["image_id"] = json!(server.review.as_ref().map(|review| &review.image_id));
+        detail["arguments"] = self.wish.described.clone();
+        detail["policies"] = json!(self.grounds.policies);
+        if let Some(signature) = caller.session.signature() {
             detail["signature"] = json!(signature);
         }
         let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
@@ -250,8 +282,8 @@ impl Permitted<'_> {
             .call(&call_id)
             .detail(detail);
         let intent_seq = audit.record(entry).map_err(|e| Denied::internal(INTENT, &e))?;
-        let (session, wish) = (session.clone(), self.wish);
-        Ok(ForwardPermit { call_id, session, agent, server, tool, wish, intent_seq, since: Instant::now() })
+        let (session, asserted, wish) = (caller.session.clone(), caller.asserted, self.wish);
+        Ok(ForwardPermit { call_id, session, asserted, agent, server, tool, wish, intent_seq, since: Instant::now() })
     }
 }
 
@@ -302,9 +334,17 @@ impl ForwardPermit {
         self.wish.described.clone()
     }
 
-    /// The look of gate 4 once more.
+    pub(super) fn caller(&self) -> Caller<'_> {
+        Caller { session: &self.session, asserted: self.asserted.clone() }
+    }
+
+    /// The look of gate 4 once more. A vouch that held when the call was permitted must hold still.
     pub(super) fn still_stands(&self, registry: &Registry, admission: &Admission) -> Result<(), Denied> {
-        standing(REVOCATION, &self.session, registry)?;
+        let agent = standing(REVOCATION, &self.session, registry)?;
+        if self.agent.vouch == Vouch::Valid && agent.vouch != Vouch::Valid {
+            let reason = format!("the vouch for {} is {} now", agent.address, agent.vouch);
+            return Err(Denied::new(REVOCATION, reason, "ask the operator to vouch for it again"));
+        }
         same_as_approved(admission, &self.server, &self.tool)
     }
 
@@ -358,12 +398,17 @@ fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) 
     let agent = registry.standing_in(session).and_then(|agent| {
         registry.demand_no_drift(&agent, session)?;
         registry.demand_vouch(&agent)?;
+        registry.check_line(session, &agent)?;
         Ok(agent)
     });
-    agent.map_err(|refusal| match refusal {
+    agent.map_err(|refusal| not_active(gate, refusal))
+}
+
+fn not_active(gate: &'static str, refusal: NotActive) -> Denied {
+    match refusal {
         NotActive::Registry(e) => Denied::internal(gate, &e),
         refusal => Denied::new(gate, refusal.to_string(), refusal.next_step()),
-    })
+    }
 }
 
 fn approved(gate: &'static str, admission: &Admission, server: &str, tool: &str) -> Result<(Server, Tool), Denied> {

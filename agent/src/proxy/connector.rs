@@ -11,6 +11,8 @@ mod stdio;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,7 @@ use self::link::Link;
 use self::stdio::Stdio;
 use super::envelope::{self, Limits, Message, Reply, RequestId};
 use super::framing::Line;
-use crate::identity::{Address, ChallengeError, IssuedToken, KeyError, KeySource, SourceName, TokenWish};
+use crate::identity::{Address, ChallengeError, IssuedToken, KeyError, KeySource, SourceName, TokenWish, delegation};
 
 /// How long a daemon that restarts is waited for: at the start, and in the middle of a session.
 const PATIENCE_START: Duration = Duration::from_secs(1);
@@ -52,6 +54,8 @@ pub enum ConnectError {
     /// Each of these says what to do.
     #[error("cannot connect as {agent}: {source}")]
     Key { agent: Address, source: KeyError },
+    #[error("cannot use the delegation {}: {cause}; name the file that `lazaret agent delegate --out` wrote", path.display())]
+    Delegation { path: PathBuf, cause: String },
 }
 
 impl ConnectError {
@@ -59,7 +63,7 @@ impl ConnectError {
         let source = match self {
             Self::Unreachable { .. } | Self::Lost => return true,
             Self::Challenge { source, .. } => source,
-            Self::Refused { .. } | Self::Key { .. } => return false,
+            Self::Refused { .. } | Self::Key { .. } | Self::Delegation { .. } => return false,
         };
         // A daemon that starts listens before it answers.
         matches!(source, ChallengeError::Closed | ChallengeError::Io(_) | ChallengeError::TooSlow)
@@ -67,9 +71,14 @@ impl ConnectError {
 }
 
 /// Serves the client on stdin and stdout until it ends its input.
-pub async fn run(agent: &Address, key: &SourceName, socket: &Path) -> Result<(), ConnectError> {
+pub async fn run(
+    agent: &Address,
+    key: &SourceName,
+    delegation: Option<&Path>,
+    socket: &Path,
+) -> Result<(), ConnectError> {
     let mut stdio = Stdio::open();
-    match serve(agent, key, socket, &mut stdio).await {
+    match serve(agent, key, delegation, socket, &mut stdio).await {
         Ok(()) => Ok(()),
         Err(e) => {
             // Many clients hide standard error: the reason goes where they look as well.
@@ -90,9 +99,15 @@ pub async fn token(
     Link::ask_token(agent, &*key, socket, wish).await
 }
 
-async fn serve(agent: &Address, key: &SourceName, socket: &Path, stdio: &mut Stdio) -> Result<(), ConnectError> {
+async fn serve(
+    agent: &Address,
+    key: &SourceName,
+    delegation: Option<&Path>,
+    socket: &Path,
+    stdio: &mut Stdio,
+) -> Result<(), ConnectError> {
     let key = key.open().map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
-    let mut link = connect(agent, &*key, socket, PATIENCE_START).await?;
+    let mut link = connect(agent, &*key, delegation, socket, PATIENCE_START).await?;
     let client = Client::default();
     loop {
         match client.pump(&mut link, stdio).await {
@@ -103,7 +118,7 @@ async fn serve(agent: &Address, key: &SourceName, socket: &Path, stdio: &mut Std
         if stdio.is_closed() {
             return Ok(());
         }
-        link = match client.resume(agent, &*key, socket).await {
+        link = match client.resume(agent, &*key, delegation, socket).await {
             Ok(link) => link,
             Err(e) => {
                 client.fail_all(stdio, &e.to_string());
@@ -116,13 +131,16 @@ async fn serve(agent: &Address, key: &SourceName, socket: &Path, stdio: &mut Std
 async fn connect(
     agent: &Address,
     key: &dyn KeySource,
+    delegation: Option<&Path>,
     socket: &Path,
     patience: Duration,
 ) -> Result<Link, ConnectError> {
+    // Read each time: the parent may have written a new one since.
+    let chain = delegation.map(read_chain).transpose()?.unwrap_or_default();
     let give_up = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
-        match Link::open(agent, key, socket).await {
+        match Link::open(agent, key, &chain, socket).await {
             Err(e) if e.may_pass() && Instant::now() + pause < give_up => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -130,6 +148,18 @@ async fn connect(
             done => return done,
         }
     }
+}
+
+/// The hops of a file that `lazaret agent delegate` wrote.
+pub fn read_chain(path: &Path) -> Result<Vec<String>, ConnectError> {
+    let failed = |cause: String| ConnectError::Delegation { path: path.into(), cause };
+    let mut text = String::new();
+    // O_NONBLOCK: opening a FIFO must not hang.
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|e| failed(e.to_string()))?;
+    file.take(2 * delegation::MAX_CHAIN as u64).read_to_string(&mut text).map_err(|e| failed(e.to_string()))?;
+    let chain = delegation::read_lines(&text);
+    if chain.is_empty() { Err(failed("there is none in it".into())) } else { Ok(chain) }
 }
 
 enum Finished {
@@ -160,8 +190,14 @@ struct InFlight {
 
 impl Client {
     /// Comes back to a daemon that went away, as if it had not.
-    async fn resume(&self, agent: &Address, key: &dyn KeySource, socket: &Path) -> Result<Link, ConnectError> {
-        let mut link = connect(agent, key, socket, PATIENCE_AGAIN).await?;
+    async fn resume(
+        &self,
+        agent: &Address,
+        key: &dyn KeySource,
+        delegation: Option<&Path>,
+        socket: &Path,
+    ) -> Result<Link, ConnectError> {
+        let mut link = connect(agent, key, delegation, socket, PATIENCE_AGAIN).await?;
         let (initialize, again) = {
             let state = self.state.borrow();
             let again: Vec<_> = state.in_flight.values().filter_map(|request| request.again.clone()).collect();

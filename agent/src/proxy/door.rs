@@ -12,6 +12,7 @@ use super::json::Json;
 use crate::admission::{Admission, AdmissionError, Tool};
 use crate::config::ProxyConfig;
 use crate::daemon::App;
+use crate::identity::delegation::Capabilities;
 use crate::identity::{Agent, Registry, SessionIdentity};
 use crate::policy::Gates;
 use crate::search::SearchIndex;
@@ -69,11 +70,16 @@ impl Shelf {
 pub struct Sight {
     shelf: Arc<Shelf>,
     agent: Option<Agent>,
+    /// Those that it acts for, and what they have granted it.
+    above: Vec<Agent>,
+    granted: Option<Capabilities>,
 }
 
 impl Sight {
     fn shows(&self, server: &str, tool: &str) -> bool {
         self.agent.as_ref().is_some_and(|agent| agent.may_call(server, tool))
+            && self.above.iter().all(|above| above.may_call(server, tool))
+            && self.granted.as_ref().is_none_or(|granted| granted.allows(server, tool))
     }
 
     pub fn get(&self, server: &str, tool: &str) -> Option<&Json> {
@@ -164,7 +170,10 @@ impl Door {
     /// What an agent may see now. An agent without standing sees nothing.
     pub fn sight(&self, identity: &SessionIdentity) -> Result<Sight, AdmissionError> {
         let agent = self.registry.standing_for(identity.address(), identity.did(), identity.uid());
-        Ok(Sight { shelf: self.shelf()?, agent: agent.ok() })
+        let agent = agent.and_then(|agent| self.registry.check_line(identity, &agent).map(|()| agent));
+        let above = agent.and_then(|agent| self.registry.ancestors(identity).map(|above| (agent, above))).ok();
+        let (agent, above) = above.map_or((None, Vec::new()), |(agent, above)| (Some(agent), above));
+        Ok(Sight { shelf: self.shelf()?, agent, above, granted: identity.lineage().capabilities().cloned() })
     }
 
     /// Waits until a client that listed the tools before would see others now.

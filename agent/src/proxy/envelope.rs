@@ -17,6 +17,8 @@ pub const INTERNAL_ERROR: i32 = -32603;
 pub const HEADER_MISMATCH: i32 = -32020;
 /// MCP 2026-07-28: the request's protocol version is not served.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
+/// Of the range for implementations: the agent was shut out while the request was worked on.
+pub const NO_LONGER_PERMITTED: i32 = -32001;
 
 /// Longest method name that is looked at.
 const MAX_METHOD: usize = 256;

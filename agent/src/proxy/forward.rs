@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::door::Door;
@@ -42,6 +42,9 @@ pub enum Failure {
     /// given to nobody.
     #[error("the server was taken out of service during the call: {0}")]
     Withheld(HubError),
+    /// Something that it stood on was revoked while the server worked on it; the server was told to stop.
+    #[error("revoked during the call: {0}")]
+    Revoked(Denied),
     #[error("the call could not be written down: {0}")]
     Internal(String),
 }
@@ -85,6 +88,7 @@ pub async fn call(
 async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json>>) -> Result<Reply, Failure> {
     let Some((permit, _)) = &ticket.open else { return Err(Failure::Internal("its permit was used up".into())) };
     let mut tries = 0;
+    let mut changes = Changes::of(door);
     let (upstream, answer) = loop {
         let upstream = match door.hub.upstream_of(permit.server(), permit.session()).await {
             Ok(upstream) => upstream,
@@ -99,7 +103,17 @@ async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json
             return Err(denied.into());
         }
         tries += 1;
-        match upstream.call_tool(permit, progress.clone()).await {
+        let answer = tokio::select! {
+            biased;
+            answer = upstream.call_tool(permit, progress.clone()) => answer,
+            // The call is dropped, and with it cancelled at the server.
+            denied = changes.revoke(door, permit) => {
+                let failure = door.hub.withdrawn(permit.server()).map_or(Failure::Revoked(denied), Failure::Withheld);
+                ticket.finish(Outcome::Unknown, Some(failure.to_string()), Value::Null).await?;
+                return Err(failure);
+            }
+        };
+        match answer {
             // It ended between being found and being asked: nobody has seen the call yet.
             Err(UpstreamError::Ended { sent: false, .. }) if tries < MOST_TRIES => {}
             answer => break (upstream, answer),
@@ -118,6 +132,36 @@ async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json
     let (outcome, reason, detail) = describe(&answer);
     ticket.finish(outcome, reason, detail).await?;
     Ok(answer?)
+}
+
+/// What may revoke a call that is in flight.
+struct Changes {
+    agents: watch::Receiver<u64>,
+    admitted: watch::Receiver<u64>,
+}
+
+impl Changes {
+    /// To be made before the permit is looked at, so that no change falls in between.
+    fn of(door: &Door) -> Self {
+        Self { agents: door.registry.changes(), admitted: door.admission.changes() }
+    }
+
+    /// Waits until the permit does not stand any more.
+    async fn revoke(&mut self, door: &Door, permit: &ForwardPermit) -> Denied {
+        loop {
+            let changed = tokio::select! {
+                changed = self.agents.changed() => changed.is_ok(),
+                changed = self.admitted.changed() => changed.is_ok(),
+            };
+            if !changed {
+                // The daemon ends, and the session with it.
+                return std::future::pending().await;
+            }
+            if let Err(denied) = door.gates.still_permitted(permit) {
+                return denied;
+            }
+        }
+    }
 }
 
 fn describe(answer: &Result<Reply, UpstreamError>) -> (Outcome, Option<String>, Value) {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::BufReader;
 use tokio::net::{UnixListener, UnixStream};
@@ -22,8 +22,9 @@ use super::one_writer::OneWriter;
 use super::session::{self, End};
 use super::surroundings::ShownTo;
 use crate::daemon::App;
+use crate::identity::challenge::{self, Visitor};
 use crate::identity::measure::Witness;
-use crate::identity::{Peer, PeerProcess, Registry, SessionIdentity, challenge};
+use crate::identity::{Peer, PeerProcess, Registry, SessionIdentity};
 
 /// Connections at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -187,9 +188,20 @@ async fn connection(
     let mut read = BufReader::with_capacity(16 << 10, OneWriter::new(read, pid));
     let accepted = tokio::select! {
         () = cancel.cancelled() => return,
-        accepted = challenge::accept(&mut read, &mut write, peer, Some(&process), &app.daemon_key, &app.registry) => accepted,
+        accepted = challenge::meet(&mut read, &mut write, peer, Some(&process), &app.daemon_key, &app.registry) => accepted,
     };
     drop(newcomer);
+    let accepted = match accepted {
+        Ok(Visitor::Agent(identity)) => Ok(*identity),
+        Ok(Visitor::Hook(note)) => {
+            match app.gates.hooks().note(peer.uid, note, Instant::now()) {
+                Ok(()) => challenge::thank(&mut write).await,
+                Err(why) => tracing::debug!(uid = peer.uid, "a hook's note was not taken: {why}"),
+            }
+            return;
+        }
+        Err(e) => Err(e),
+    };
     let (identity, process) = match accepted.map_err(|e| e.to_string()).and_then(|identity| {
         // The challenge has refused whoever is none.
         process.map(|process| (identity, process)).map_err(|strange| strange.to_string())

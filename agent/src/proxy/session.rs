@@ -12,6 +12,7 @@ mod tools;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc};
@@ -31,6 +32,11 @@ use crate::identity::{SessionIdentity, Strange};
 pub(super) const MAX_IN_FLIGHT: usize = 64;
 /// Lines that may wait for a client that does not read.
 const QUEUE: usize = 256;
+
+/// How often a delegation's end is looked for by the wall clock.
+const EXPIRY_LOOK: Duration = Duration::from_secs(20);
+/// How long a client that is shut out is given to hear why.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +73,17 @@ where
         std::io::Result::Ok(())
     };
     let session = hold(door, Arc::new(identity), inbox, outgoing, places, cancel);
-    tokio::select! {
+    tokio::pin!(write);
+    let end = tokio::select! {
         biased;
         end = session => end,
-        written = write => End::Broken(written.err().map_or_else(|| "nothing more to write".into(), |e| e.to_string())),
+        written = &mut write => End::Broken(written.err().map_or_else(|| "nothing more to write".into(), |e| e.to_string())),
+    };
+    if matches!(end, End::NotActive(_)) {
+        // What it is told last; one that does not read is not waited for longer.
+        let _unheard = tokio::time::timeout(FAREWELL, write).await;
     }
+    end
 }
 
 /// The same for a transport with framing of its own: messages that passed the envelope come in, lines go out. The
@@ -107,27 +119,41 @@ async fn hold<R: AsyncRead + Unpin>(
         initialized: None,
         ready: false,
     };
-    tokio::select! {
+    let end = tokio::select! {
         // First, and apart from the work: a client that reads nothing must not put it off.
         biased;
         end = ended(&door, &identity, cancel) => end,
         end = session.run(inbox) => end,
+    };
+    if let End::NotActive(why) = &end {
+        session.dismiss(why);
     }
+    end
 }
 
-/// Waits until the agent is no longer active, or not for this uid any more, or the daemon stops.
+/// Waits until the agent, or one that it acts for, is no longer active, or not for this uid any more, or its
+/// delegation ends, or the daemon stops.
 async fn ended(door: &Door, identity: &SessionIdentity, cancel: CancellationToken) -> End {
     let mut agents = door.registry.changes();
     loop {
         // Asked after subscribing, so that no change falls in between.
-        if let Err(e) = door.registry.standing_for(identity.address(), identity.did(), identity.uid()) {
-            return End::NotActive(e.to_string());
+        let standing = door.registry.standing_for(identity.address(), identity.did(), identity.uid());
+        if let Err(e) = standing.and_then(|agent| door.registry.check_line(identity, &agent)) {
+            return End::NotActive(format!("{e}; {}", e.next_step()));
         }
         tokio::select! {
+            () = expiry(identity.lineage().exp()) => {}
             () = cancel.cancelled() => return End::Stopping,
             changed = agents.changed() => if changed.is_err() { return End::Stopping },
         }
     }
+}
+
+/// A look at the clock is due: at the end of the delegation, or, since clocks are set, before.
+async fn expiry(exp: Option<i64>) {
+    let Some(exp) = exp else { return std::future::pending().await };
+    let left = u64::try_from(exp - jiff::Timestamp::now().as_second()).unwrap_or_default().max(1);
+    tokio::time::sleep(Duration::from_secs(left).min(EXPIRY_LOOK)).await;
 }
 
 struct Session {
@@ -138,7 +164,7 @@ struct Session {
     calls: JoinSet<()>,
     /// One for each call whose end is not on record yet, cancelled ones included.
     places: Arc<Semaphore>,
-    in_flight: HashMap<String, AbortHandle>,
+    in_flight: HashMap<String, (RequestId, AbortHandle)>,
     /// The version that `initialize` settled on.
     initialized: Option<&'static str>,
     /// `notifications/initialized` came.
@@ -170,6 +196,17 @@ impl Session {
         }
     }
 
+    /// Ends every call at once, their servers are told, and leaves the client its last answers.
+    fn dismiss(mut self, why: &str) {
+        self.calls.abort_all();
+        let text = format!("{why}. The call was cancelled; whether it took effect is not known");
+        for (_, (id, _)) in self.in_flight.drain() {
+            // A full queue is one that nobody reads.
+            let reply = Reply::error(envelope::NO_LONGER_PERMITTED, text.clone());
+            let _unread = self.outgoing.try_send(envelope::reply_line(Some(&id), &reply));
+        }
+    }
+
     /// Only a list that follows the approvals can change, and only clients of the older era hear it unasked.
     fn announces(&self) -> bool {
         self.ready && self.door.config.expose == Expose::Direct
@@ -185,7 +222,7 @@ impl Session {
                 e.id()
             }
         };
-        self.in_flight.retain(|_, call| call.id() != id);
+        self.in_flight.retain(|_, (_, call)| call.id() != id);
     }
 
     async fn send(&self, line: String) {
@@ -228,7 +265,7 @@ impl Session {
             "notifications/cancelled" => {
                 let id = params.and_then(|params| params.get("requestId")).and_then(RequestId::read);
                 // Cancelled calls are not answered.
-                if let Some(call) = id.and_then(|id| self.in_flight.remove(&id.key())) {
+                if let Some((_, call)) = id.and_then(|id| self.in_flight.remove(&id.key())) {
                     call.abort();
                 }
             }
@@ -276,8 +313,9 @@ impl Session {
             places: self.places.clone(),
             era,
         };
+        let asked = id.clone();
         let handle = self.calls.spawn(async move { call.run(id, params).await });
-        self.in_flight.insert(key, handle);
+        self.in_flight.insert(key, (asked, handle));
     }
 }
 

@@ -13,6 +13,8 @@ pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities"
 pub const META_CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
+/// On a call that was refused because of a rate limit: which one, and when to come again.
+pub const META_RATE_LIMIT: &str = "lazaret/rateLimit";
 /// Keys below this belong to one hop and are not passed on.
 pub const META_RESERVED: &str = "io.modelcontextprotocol/";
 

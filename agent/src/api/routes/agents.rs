@@ -13,6 +13,7 @@ use crate::api::peer::Operator;
 use crate::api::server::{Answer, Api, Failure, Input, blocking};
 use crate::api::types::{AgentView, Done, Enroll, ErrorKind, Revoke, Why};
 use crate::identity::{Address, Agent, Amendment, PublicKey, RegistryError, RevocationReason, VouchError};
+use crate::policy::RateUse;
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
@@ -24,6 +25,8 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/v1/agents/{address}/suspend", post(suspend))
         .route("/v1/agents/{address}/resume", post(resume))
         .route("/v1/agents/{address}/revoke", post(revoke))
+        .route("/v1/delegations/{jti}/revoke", post(revoke_delegation))
+        .route("/v1/rates", get(rates))
         .merge(keys::routes())
         .merge(vouch::routes())
 }
@@ -34,6 +37,7 @@ impl From<RegistryError> for Failure {
             RegistryError::Unknown(_) => ErrorKind::NotFound,
             RegistryError::Vouch(VouchError::Signers(_)) => ErrorKind::Failed,
             RegistryError::Vouch(_) | RegistryError::Rotation(_) => ErrorKind::Conflict,
+            RegistryError::NoDelegationId(_) => ErrorKind::Invalid,
             RegistryError::Store(_) | RegistryError::Audit(_) => ErrorKind::Failed,
             _ => ErrorKind::Conflict,
         };
@@ -128,4 +132,16 @@ async fn revoke(
 ) -> Answer<Agent> {
     let address = address(&text)?;
     blocking(&api, move |app| Ok(app.registry.revoke(&address, reason, by.name())?)).await.map(Json)
+}
+
+async fn revoke_delegation(
+    State(api): State<Arc<Api>>,
+    Extension(by): Extension<Operator>,
+    Path(jti): Path<String>,
+) -> Answer<Done> {
+    blocking(&api, move |app| Ok(app.registry.revoke_delegation(&jti, by.name()).map(|_| Done {})?)).await.map(Json)
+}
+
+async fn rates(State(api): State<Arc<Api>>) -> Answer<Vec<RateUse>> {
+    blocking(&api, |app| Ok(app.gates.rates())).await.map(Json)
 }

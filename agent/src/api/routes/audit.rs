@@ -22,6 +22,7 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/v1/audit", get(tail))
         .route("/v1/audit/follow", get(follow))
         .route("/v1/audit/{seq}", get(show))
+        .route("/v1/calls/{id}", get(call))
 }
 
 impl From<AuditError> for Failure {
@@ -45,6 +46,19 @@ async fn show(State(api): State<Arc<Api>>, Path(seq): Path<u64>) -> Answer<Recor
     found.into_iter().find(|record| record.seq == seq).map(Json).ok_or_else(|| {
         Failure::not_found(format!("cannot show the audit record {seq}: the log has none; see `lazaret audit tail`"))
     })
+}
+
+/// Every record of one call, oldest first.
+async fn call(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer<Vec<Record>> {
+    let wanted = id.clone();
+    let found = blocking(&api, move |app| Ok(app.audit.of_call(&wanted)?)).await?;
+    if found.is_empty() {
+        let id: String = id.chars().take(80).collect();
+        return Err(Failure::not_found(format!(
+            "cannot show the call {id:?}: the log has none of that id; see `lazaret audit tail`"
+        )));
+    }
+    Ok(Json(found))
 }
 
 /// The last `tail` records, then each new one in order. A reader that falls behind loses none:

@@ -60,6 +60,7 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         client_configs: scan.files.len(),
         client_errors: scan.files.iter().filter_map(|file| file.error.clone()).chain(scan.warnings.clone()).collect(),
         config_changes: changes(app)?,
+        rates: app.gates.rates(),
         policy: json(&app.gates.engine().describe())?,
         provider: app.config.identity.provider.clone(),
         config: app.paths.config.clone(),

@@ -20,6 +20,7 @@ pub async fn run(instance: &Instance, args: EnrollArgs) -> Result<(), CliError> 
         actions: actions(&args.rights)?.unwrap_or_default(),
         limits: limits(&args.rights),
         pending: args.pending,
+        sub_agent: args.sub_agent,
         ..Enrolment::default()
     };
     let (agent, made) = enroll(instance, &address, enrolment, &choice, &human).await?;
@@ -31,6 +32,10 @@ pub async fn run(instance: &Instance, args: EnrollArgs) -> Result<(), CliError> 
     out::say(format!("{} is {}; its key was {verb}: {}", agent.address, agent.state, made.source));
     match agent.state {
         AgentState::Pending => out::say(format!("Let it in with: lazaret agent activate {}", agent.address)),
+        _ if agent.sub_agent => out::say(format!(
+            "Its parent lets it in: lazaret agent delegate PARENT {} --cap SERVER:TOOL",
+            agent.address
+        )),
         _ => out::say(format!("It connects with: lazaret connect --agent {}", agent.address)),
     }
     Ok(())
@@ -71,6 +76,12 @@ async fn enroll(
     // A new key beside an enrolled one would only look like the agent's.
     let made = held::obtain(address, choice, human, known.is_none())?;
     if let Some(agent) = known {
+        if agent.sub_agent != enrolment.sub_agent {
+            return Err(CliError::Failed(format!(
+                "cannot enroll {address}: it is enrolled {} sub-agent; revoke it first with `lazaret agent revoke {address}`",
+                if agent.sub_agent { "as a" } else { "and no" }
+            )));
+        }
         return existing(agent, made);
     }
     let enrolment = Enrolment {

@@ -32,6 +32,7 @@ pub enum AgentCommand {
     #[command(subcommand)]
     Card(CardCommand),
     Revocations(RevocationsArgs),
+    Delegate(DelegateArgs),
     /// Make or read the key file and print its public key: what `enroll` runs as the human behind sudo
     #[command(hide = true)]
     Key(AgentKeyArgs),
@@ -71,7 +72,8 @@ Examples:
   lazaret agent enroll claude-code                 becomes claude-code@USER.lazaret.local
   lazaret agent enroll build@ci.acme.example --owner ann --key /etc/ci/build.pem
   lazaret agent enroll reviewer --allow 'git/*' time/now --not-after 30d --calls-per-day 500
-  lazaret agent enroll claude-code --key-source ssh-agent:SHA256:FINGERPRINT")]
+  lazaret agent enroll claude-code --key-source ssh-agent:SHA256:FINGERPRINT
+  lazaret agent enroll reviewer --sub-agent        acts for other agents only, by `lazaret agent delegate`")]
 pub struct EnrollArgs {
     /// NAME, or NAME@SCOPE.PROVIDER; without a scope your user name is taken.
     pub address: String,
@@ -81,6 +83,9 @@ pub struct EnrollArgs {
     /// Key file to make, or to use if it is there.
     #[arg(long, value_name = "FILE", conflicts_with = "key_source")]
     pub key: Option<PathBuf>,
+    /// It acts for other agents only: without a delegation it is refused.
+    #[arg(long)]
+    pub sub_agent: bool,
     /// A key that is elsewhere already: ssh-agent:SHA256:FINGERPRINT, pkcs11:URI, or file:PATH.
     #[arg(long, value_name = "SOURCE")]
     pub key_source: Option<crate::identity::SourceName>,
@@ -170,11 +175,62 @@ pub struct AgentResumeArgs {
     pub address: String,
 }
 
-/// Shut an agent and its key out for good; its open sessions end
+/// Let a sub-agent act for an agent, with no more than the agent has
+///
+/// The parent's own key signs it, on this side: the daemon has no part in it. It prints the chain, one hop on a line,
+/// for `lazaret connect --delegation`. A sub-agent that hands on names its own chain with --delegation.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lazaret agent revoke claude-code --reason key_compromise")]
+#[command(after_help = "\
+Examples:
+  lazaret agent delegate claude-code@ann.lazaret.local reviewer@ann.lazaret.local --cap fs:read_file,git:* --out reviewer.chain
+  lazaret agent delegate reviewer@ann.lazaret.local linter@ann.lazaret.local --cap fs:read_file --delegation reviewer.chain --ttl 15m")]
+pub struct DelegateArgs {
+    /// Address of the agent that grants.
+    pub parent: String,
+    /// Address or did:key of the sub-agent.
+    pub child: String,
+    /// What is granted: server:tool, server:* or *:*.
+    #[arg(long, value_name = "SERVER:TOOL", required = true, value_delimiter = ',')]
+    pub cap: Vec<String>,
+    /// Deepest depth that may come of it; the sub-agent of a top agent has 2 [default: the sub-agent's own]
+    #[arg(long, value_name = "N")]
+    pub max_depth: Option<u32>,
+    /// How long it holds: a number with s, m, h or d.
+    #[arg(long, value_name = "TTL", default_value = "8h")]
+    pub ttl: String,
+    /// The parent's own chain, where it is a sub-agent itself.
+    #[arg(long, value_name = "FILE")]
+    pub delegation: Option<PathBuf>,
+    /// The parent's private key [default: PARENT.pem in $XDG_CONFIG_HOME/lazaret/agents]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The sub-agent's public key [default: that of CHILD.pem in $XDG_CONFIG_HOME/lazaret/agents]
+    #[arg(long, value_name = "KEY")]
+    pub child_key: Option<String>,
+    /// did of the daemon that it is for [default: that of the one which runs]
+    #[arg(long, value_name = "DID")]
+    pub daemon: Option<String>,
+    /// File to write, instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Shut an agent and its key out for good; its open sessions end
+///
+/// Sub-agents that act for it end with it. With --delegation only that grant ends, and all that was granted on it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lazaret agent revoke claude-code --reason key_compromise
+  lazaret agent revoke --delegation 0f1e2d3c4b5a69788796a5b4c3d2e1f0")]
 pub struct AgentRevokeArgs {
-    pub address: String,
+    #[arg(required_unless_present = "delegation", conflicts_with = "delegation")]
+    pub address: Option<String>,
+    /// Id of one delegation, as `agent delegate` and `audit show` name it.
+    #[arg(long, value_name = "JTI")]
+    pub delegation: Option<String>,
     /// Why, for the record; agent_deregistered retires it without blame.
     #[arg(long, value_enum, value_name = "REASON", default_value = "admin_action")]
     pub reason: RevocationReason,

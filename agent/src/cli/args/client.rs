@@ -18,6 +18,9 @@ pub struct ConnectArgs {
     pub agent: String,
     #[command(flatten)]
     pub key: super::agent::KeyChoice,
+    /// The agent is a sub-agent: the chain that `lazaret agent delegate` wrote for it.
+    #[arg(long, value_name = "FILE")]
+    pub delegation: Option<PathBuf>,
 }
 
 /// Short-lived bearer token for a client that speaks MCP over HTTP

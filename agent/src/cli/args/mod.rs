@@ -116,6 +116,7 @@ pub enum Command {
     Policy(read::PolicyCommand),
     #[command(subcommand)]
     Audit(read::AuditCommand),
+    Hook(read::HookArgs),
     Completions(read::CompletionsArgs),
     Man(read::ManArgs),
 }

@@ -109,15 +109,31 @@ pub struct AuditTailArgs {
     pub json: bool,
 }
 
-/// Print one record in full
+/// Say of one call who made it, for whom, at which depth, by which right, and who vouched
+///
+/// Other records are printed in full.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lazaret audit show 17")]
+#[command(after_help = "\
+Examples:
+  lazaret audit show 17
+  lazaret audit show 9f86d081884c7d659a2feaa0c55ad015 --json | jq .chain")]
 pub struct AuditShowArgs {
-    /// Its sequence number.
-    pub seq: u64,
+    /// Id of a call, or the sequence number of any record.
+    #[arg(value_name = "CALL_ID|SEQ")]
+    pub what: String,
     #[command(flatten)]
     pub json: Json,
 }
+
+/// Tell the daemon of a hook event of Claude Code, read from standard input
+///
+/// With it the record of a call says which sub-agent made it. It never holds the client up and always exits with 0.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, in ~/.claude/settings.json:
+  {\"hooks\": {\"SubagentStart\": [{\"hooks\": [{\"type\": \"command\", \"command\": \"lazaret hook\"}]}],
+             \"PreToolUse\": [{\"matcher\": \"mcp__.*\", \"hooks\": [{\"type\": \"command\", \"command\": \"lazaret hook\"}]}]}}")]
+pub struct HookArgs {}
 
 /// Print the completion script of a shell
 #[derive(Debug, Args)]

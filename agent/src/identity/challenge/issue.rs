@@ -29,7 +29,7 @@ where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    prove_for(reader, writer, agent, key, None, Some(wish)).await?;
+    prove_for(reader, writer, agent, key, None, Some(wish), &[]).await?;
     let answer = async {
         match lines::receive(reader).await? {
             Message::Token(token) => Ok(token),

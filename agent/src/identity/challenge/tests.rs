@@ -59,7 +59,8 @@ impl House {
     }
 
     fn admit(&self, hello: &Hello, proof: &Proof) -> Result<String, String> {
-        admit(hello, proof, PEER, &self.registry, Timestamp::now()).map_err(|refusal| refusal.reason)
+        let known = admit(hello, proof, PEER, &self.registry, Timestamp::now());
+        known.map(|known| known.did).map_err(|refusal| refusal.reason)
     }
 
     fn hello(&self) -> Hello {
@@ -303,7 +304,10 @@ async fn garbage_is_refused_with_a_word_on_what_belongs_here() {
 #[tokio::test]
 async fn a_line_without_end_is_refused_before_it_fills_memory() {
     let (error, said) = knock(&vec![b'x'; 64 << 10]).await;
-    assert!(matches!(error, ChallengeError::Refused { .. }) && said.contains("more than 8192 bytes"), "{error}");
+    assert!(
+        matches!(error, ChallengeError::Refused { .. }) && said.contains(&format!("more than {MAX_LINE} bytes")),
+        "{error}"
+    );
     let (error, _) = knock(b"half a line").await;
     assert!(matches!(error, ChallengeError::Closed), "{error}");
 }

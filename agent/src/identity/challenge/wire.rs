@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{Address, Certificate, IssuedToken, KeyError, KeySource, PublicKey, Signature, TokenWish};
+use crate::identity::{Address, Certificate, IssuedToken, KeySource, PublicKey, Signature, TokenWish};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -12,6 +12,22 @@ pub enum Message {
     Welcome(Welcome),
     Refused { reason: String, next_step: String },
     Token(IssuedToken),
+    Hook(HookNote),
+    Noted {},
+}
+
+/// What a client's hook says of a tool use or a sub-agent. Nobody proves it; the daemon takes it from
+/// processes of the same user only, and shows it as asserted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HookNote {
+    pub client: String,
+    pub event: String,
+    pub session: Option<String>,
+    pub agent_id: Option<String>,
+    pub agent_type: Option<String>,
+    pub tool_use: Option<String>,
+    pub tool: Option<String>,
 }
 
 /// The daemon introduces itself.
@@ -33,6 +49,9 @@ pub struct Proof {
     pub session_pub: PublicKey,
     /// Unix seconds after which the proof is worth nothing.
     pub exp: i64,
+    /// Of an agent that acts for another one: a compact JWS per hop, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegation: Vec<String>,
     /// A token is wanted in place of a session; signed, so that a proof for the one does not serve for the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenWish>,
@@ -52,6 +71,8 @@ pub struct Welcome {
 struct Signed<'a> {
     agent: &'a Address,
     aud: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    delegation: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<i64>,
     nonces: [&'a str; 2],
@@ -75,6 +96,7 @@ pub(in crate::identity) fn certified_text(certificate: &Certificate) -> Vec<u8> 
         &Signed {
             agent: &certificate.agent,
             aud: &certificate.aud,
+            delegation: &certificate.delegation,
             exp: Some(certificate.exp),
             nonces: [theirs, ours],
             session: None,
@@ -91,6 +113,7 @@ pub(super) fn welcome_text(hello: &Hello, proof: &Proof, session: &str) -> Vec<u
         &Signed {
             agent: &proof.agent,
             aud: &proof.did,
+            delegation: &[],
             exp: None,
             nonces: [&hello.nonce, &proof.nonce],
             session: Some(session),
@@ -107,6 +130,7 @@ fn text(prefix: &str, signed: &Signed<'_>) -> Vec<u8> {
     bytes
 }
 
+#[cfg(test)]
 pub(in crate::identity) fn prove(
     hello: &Hello,
     agent: &Address,
@@ -115,11 +139,22 @@ pub(in crate::identity) fn prove(
     nonce: String,
     exp: i64,
     token: Option<TokenWish>,
-) -> Result<Proof, KeyError> {
-    let did = key.public().did();
-    // Signed over everything but the signature: the placeholder never leaves this function.
-    let placeholder = Signature::from_bytes(&[0; 64]);
-    let mut proof = Proof { agent: agent.clone(), did, nonce, session_pub, exp, token, sig: placeholder };
+) -> Result<Proof, crate::identity::KeyError> {
+    let mut proof = unsigned(agent, key, session_pub, nonce, exp);
+    proof.token = token;
     proof.sig = key.sign(&proof_text(hello, &proof))?;
     Ok(proof)
+}
+
+/// The signature is a placeholder, to be made over everything else.
+pub(super) fn unsigned(
+    agent: &Address,
+    key: &dyn KeySource,
+    session_pub: PublicKey,
+    nonce: String,
+    exp: i64,
+) -> Proof {
+    let (agent, did) = (agent.clone(), key.public().did());
+    let sig = Signature::from_bytes(&[0; 64]);
+    Proof { agent, did, nonce, session_pub, exp, token: None, delegation: Vec::new(), sig }
 }

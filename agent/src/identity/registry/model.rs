@@ -120,6 +120,9 @@ pub struct Agent {
     /// The only user who may connect as this agent; any user who holds the key if there is none.
     #[serde(default)]
     pub uid: Option<u32>,
+    /// It acts for other agents only: never without a delegation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sub_agent: bool,
     /// As it was when this was read from the registry, which finds it out anew each time.
     #[serde(default)]
     pub vouch: Vouch,
@@ -162,6 +165,8 @@ pub struct Enrolment {
     pub limits: CallLimits,
     /// It waits for an operator's second word.
     pub pending: bool,
+    /// It acts for other agents only.
+    pub sub_agent: bool,
 }
 
 /// What an agent was found to be made of when it connected last.
@@ -197,6 +202,7 @@ impl Agent {
             state: AgentState::Pending,
             owner: enrolment.owner,
             uid: enrolment.uid,
+            sub_agent: enrolment.sub_agent,
             vouch: Vouch::None,
             created_at: Timestamp::now(),
             revoked: None,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Agent, AgentState, Registry, RegistryError, Vouch};
+use crate::identity::delegation::ChainError;
 use crate::identity::{Address, Measurement};
 
 /// Why an agent may not act, in words for an honest user.
@@ -25,6 +26,19 @@ pub enum NotActive {
     Vouch { address: Address, vouch: Vouch },
     #[error("agent {address} is not what was vouched for any more ({what})")]
     Drifted { address: Address, what: String },
+    #[error("agent {0} is a sub-agent and presents no delegation")]
+    NoDelegation(Address),
+    #[error("the delegation of agent {address} is refused: {source}")]
+    Delegation { address: Address, source: ChainError },
+    #[error("the delegation of agent {address} ended on {}", crate::identity::delegation::time(*.exp))]
+    DelegationOver { address: Address, exp: i64 },
+    #[error("the delegation {jti} of agent {address} was revoked on {}", .at.strftime("%Y-%m-%d %H:%M:%S UTC"))]
+    DelegationRevoked { address: Address, jti: String, at: Timestamp },
+    #[error("agent {address} acts for agent {place} of its delegation, whose key is not enrolled here")]
+    UnknownParent { address: Address, place: usize },
+    /// An agent that it acts for may not act itself.
+    #[error("agent {address} acts for another agent that may not: {cause}")]
+    Parent { address: Address, cause: Box<NotActive> },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -55,6 +69,17 @@ impl NotActive {
             NotActive::State { address, .. } | NotActive::RevokedKey { address, .. } => {
                 format!("ask the operator to run `lazaret agent enroll {address}` with a new key")
             }
+            NotActive::NoDelegation(address) => {
+                format!(
+                    "let its parent run `lazaret agent delegate PARENT {address}`, and connect with --delegation FILE"
+                )
+            }
+            NotActive::Delegation { source, .. } => source.next_step().into(),
+            NotActive::DelegationOver { address, .. } | NotActive::DelegationRevoked { address, .. } => {
+                format!("let its parent run `lazaret agent delegate PARENT {address}` again")
+            }
+            NotActive::UnknownParent { .. } => "ask the operator to enroll the agent that granted it".into(),
+            NotActive::Parent { cause, .. } => cause.next_step(),
             NotActive::Registry(_) => "ask the operator to look at `lazaret status`".into(),
         }
     }

@@ -15,6 +15,7 @@ fn agent() -> Agent {
         state: AgentState::Active,
         owner: None,
         uid: None,
+        sub_agent: false,
         vouch: Vouch::None,
         created_at: Timestamp::now(),
         revoked: None,
@@ -61,6 +62,9 @@ fn judge(engine: &Engine, tool_name: &str, arguments: serde_json::Value) -> Resu
         arguments_digest: "sha256:11",
         transport: "unix",
         uid: 1000,
+        depth: 1,
+        evidence: crate::identity::Evidence::Proven,
+        human: None,
     };
     engine.judge(&facts)
 }
@@ -100,6 +104,9 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
             arguments_digest: "",
             transport: "unix",
             uid: 0,
+            depth: 1,
+            evidence: crate::identity::Evidence::Proven,
+            human: None,
         };
         assert!(engine.judge(&facts).is_err());
     }

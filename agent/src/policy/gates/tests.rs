@@ -152,7 +152,7 @@ fn an_open_session_ends_with_the_agent_s_standing() {
 
 #[test]
 fn too_many_calls_are_refused_with_the_time_to_come_again() {
-    let house = house_with(RateConfig { calls_per_minute: 1, burst: 2 });
+    let house = house_with(RateConfig { calls_per_minute: 1, burst: 2, ..RateConfig::default() });
     assert!(house.admit("time", "now").is_ok());
     assert!(house.admit("time", "now").is_ok());
     let denied = house.admit("time", "now").unwrap_err();
@@ -165,7 +165,8 @@ fn too_many_calls_are_refused_with_the_time_to_come_again() {
 fn what_is_revoked_between_the_looks_is_refused_by_the_second() {
     let house = house();
     let rated = || {
-        let registered = Registered::check(&house.session, &house.registry).unwrap();
+        let registered =
+            Registered::check(Caller { session: &house.session, asserted: None }, &house.registry).unwrap();
         registered.route(&house.admission, "time", "now").unwrap().rate(&house.gates.rate).unwrap()
     };
     let held = rated();
@@ -271,4 +272,94 @@ fn a_permit_does_not_outlive_what_it_stands_on() {
     house.review("time", &["now"], "sha256:2");
     house.admission.approve("time", "operator", None).unwrap();
     refused("another pin");
+}
+
+#[test]
+fn a_sub_agent_may_no_more_than_the_agents_that_it_acts_for() {
+    use crate::identity::delegation::{Capabilities, Terms, extend};
+    use crate::identity::{Action, Actions, Amendment, Enrolment};
+
+    let mut house = house();
+    let [root, child, daemon] = [(), (), ()].map(|()| AgentKey::generate().unwrap());
+    house.registry.rotate(&house.agent, root.public(), "operator").unwrap();
+    let address: Address = "reader@acme.lazaret.local".parse().unwrap();
+    let enrolment = Enrolment { sub_agent: true, ..Enrolment::default() };
+    let agent = house.registry.enroll_with(&address, child.public(), enrolment, "operator").unwrap();
+    let (now, audience) = (jiff::Timestamp::now().as_second(), daemon.public().did());
+    let capabilities = Capabilities::new(vec!["time:*".parse().unwrap()]).unwrap();
+    let terms = Terms { to: child.public(), audience: audience.clone(), exp: now + 600, capabilities, max_depth: None };
+    let (chain, jti) = extend(&[], &root, terms, now).unwrap();
+    let lineage = house.registry.lineage(&agent, &child.public(), &chain, &audience).unwrap();
+    house.session = SessionIdentity::for_test(&address, &child.public()).with_lineage(lineage);
+    assert!(house.admit("time", "now").is_ok());
+
+    house.policy(
+        r#"permit (principal, action, resource);
+           @id("not-claude") forbid (principal == Agent::"claude@acme.lazaret.local", action, resource == Tool::"time:set");
+           @id("not-deep") forbid (principal, action, resource == Tool::"time:now") when { context.depth > 2 };"#,
+    );
+    assert!(house.admit("time", "now").is_ok());
+    let denied = house.admit("time", "set").unwrap_err();
+    let why = "claude@acme.lazaret.local may not do this itself: policy not-claude forbids this call";
+    assert_eq!((denied.gate, denied.reason.as_str()), ("policy", why));
+    assert_eq!(house.last().detail["policies"], json!(["not-claude"]));
+
+    let actions = Actions::of(&["time/set".into()]).unwrap();
+    assert!(actions.iter().any(|action: &Action| action.allows("time", "set")));
+    let narrower = Amendment { actions: Some(actions), ..Amendment::default() };
+    house.registry.amend(&house.agent, narrower, "operator").unwrap();
+    assert!(house.admit("time", "now").unwrap_err().is_not_found());
+    assert!(house.last().reason.unwrap().contains("which it acts for"));
+
+    house.registry.revoke_delegation(&jti, "operator").unwrap();
+    let denied = house.admit("time", "now").unwrap_err();
+    assert_eq!(denied.gate, "registration");
+    assert!(denied.reason.contains(&jti) && denied.next_step.contains("agent delegate"), "{denied}");
+    assert!(house.registry.revoke_delegation("no id", "operator").is_err());
+}
+
+#[test]
+fn what_clients_say_of_themselves_is_asserted_and_no_more() {
+    use crate::identity::challenge::HookNote;
+
+    let house = house();
+    let note = HookNote {
+        client: "claude-code".into(),
+        event: "PreToolUse".into(),
+        agent_id: Some("a1".into()),
+        agent_type: Some("Explore".into()),
+        tool_use: Some("t1".into()),
+        ..HookNote::default()
+    };
+    house.gates.hooks().note(house.session.uid(), note, Instant::now()).unwrap();
+    let admit = |meta: Value| {
+        let others = Json::from_value(&json!({ "_meta": meta }));
+        house.gates.admit(&house.session, "time", "now", Json::Object(Vec::new()), others).map(drop)
+    };
+    let seen = || {
+        let detail = house.last().detail;
+        (detail["depth"].clone(), detail["evidence"].clone(), detail["asserted"].clone())
+    };
+    admit(json!({"claudecode/toolUseId": "t1"})).unwrap();
+    let (depth, evidence, asserted) = seen();
+    assert_eq!((depth, evidence, &asserted["agent_type"]), (json!(2), json!("asserted"), &json!("Explore")));
+    for (meta, source) in [
+        (json!({"claudecode/toolUseId": "t2"}), "claude-code"),
+        (json!({"threadId": "th"}), "codex"),
+        (json!({"ai.opencode/sessionID": "se"}), "opencode"),
+    ] {
+        admit(meta).unwrap();
+        let (depth, evidence, asserted) = seen();
+        assert_eq!((depth, evidence, &asserted["source"]), (json!(1), json!("proven"), &json!(source)));
+    }
+    for meta in [json!({"threadId": 7}), json!({"threadId": "a\nb"}), json!("text"), json!({})] {
+        admit(meta).unwrap();
+        assert!(seen().2.is_null());
+    }
+    // Policies can demand more than that.
+    house.policy(
+        r#"permit (principal, action, resource) when { context.evidence == "proven" && context.depth == 1 };"#,
+    );
+    admit(json!({})).unwrap();
+    assert_eq!(admit(json!({"claudecode/toolUseId": "t1"})).unwrap_err().gate, "policy");
 }

@@ -39,12 +39,18 @@ impl Writer {
 }
 
 impl Link {
-    pub(super) async fn open(agent: &Address, key: &dyn KeySource, socket: &Path) -> Result<Self, ConnectError> {
+    /// `chain` is that of a sub-agent; empty for a top agent.
+    pub(super) async fn open(
+        agent: &Address,
+        key: &dyn KeySource,
+        chain: &[String],
+        socket: &Path,
+    ) -> Result<Self, ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { socket: socket.into(), source };
         let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::with_capacity(16 << 10, read);
-        match challenge::present(&mut read, &mut write, agent, key, None).await {
+        match challenge::present_delegated(&mut read, &mut write, agent, key, None, chain).await {
             Ok(session) => {
                 let write = Writer { write, signer: session.signer };
                 Ok(Self { read: LineReader::new(read, LONGEST_LINE), write })

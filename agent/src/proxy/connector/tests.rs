@@ -51,7 +51,7 @@ impl Daemon {
 
     async fn connect(&self, stdio: &mut Stdio) -> Result<(), ConnectError> {
         let key = SourceName::File(self.dir.path().join("agent.pem"));
-        serve(&self.agent, &key, &self.socket(), stdio).await
+        serve(&self.agent, &key, None, &self.socket(), stdio).await
     }
 }
 
@@ -185,11 +185,11 @@ async fn a_stranger_is_refused_and_a_missing_key_is_named() {
             .unwrap_err()
     };
     let socket = daemon.socket();
-    let (served, _) = tokio::join!(serve(&daemon.agent, &stranger, &socket, &mut stdio), script);
+    let (served, _) = tokio::join!(serve(&daemon.agent, &stranger, None, &socket, &mut stdio), script);
     assert!(matches!(served, Err(ConnectError::Refused { .. })), "{served:?}");
 
     let missing = SourceName::File(daemon.dir.path().join("missing.pem"));
-    let error = serve(&daemon.agent, &missing, &socket, &mut stdio).await.unwrap_err().to_string();
+    let error = serve(&daemon.agent, &missing, None, &socket, &mut stdio).await.unwrap_err().to_string();
     assert!(error.contains("missing.pem") && error.contains("lazaret agent enroll"), "{error}");
 }
 

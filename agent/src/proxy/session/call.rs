@@ -8,6 +8,7 @@ use super::methods::Era;
 use super::{listing, tools};
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
+use crate::policy::Denied;
 use crate::proxy::door::Door;
 use crate::proxy::envelope::{self, Reply, RequestId};
 use crate::proxy::forward::{self, Failure, Wanted};
@@ -130,6 +131,17 @@ impl Call {
                     "The server {server:?} was taken out of service during the call: it is no longer what was approved. Its answer is withheld, and whether the tool acted is not known; ask the operator to look at `lazaret server show {server}`."
                 )
             }
+            Failure::Revoked(denied) if denied.is_not_found() => {
+                format!(
+                    "Tool {tool:?} of server {server:?} was taken out of service during the call, which was cancelled; whether it acted is not known."
+                )
+            }
+            Failure::Revoked(denied) => {
+                format!(
+                    "The call was cancelled, and whether the tool acted is not known: {}; {}.",
+                    denied.reason, denied.next_step
+                )
+            }
             Failure::Denied(denied) => format!("Denied ({}): {}; {}.", denied.gate, denied.reason, denied.next_step),
             Failure::Upstream(UpstreamError::Timeout { secs, .. }) => {
                 format!(
@@ -173,6 +185,16 @@ impl Call {
                 "Lazaret could not carry out the call; ask the operator to look at `lazaret status`.".to_owned()
             }
         };
+        if let Failure::Denied(Denied { retry_after: Some(wait), limit, .. }) = failure {
+            let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+            let about = Json::object([
+                ("limit", Json::string(limit.clone().unwrap_or_default())),
+                ("retryAfterSeconds", Json::number(seconds)),
+            ]);
+            let mut refusal = tools::refusal(&text, self.era);
+            refusal.set("_meta", Json::object([(versions::META_RATE_LIMIT, about)]));
+            return refusal;
+        }
         // A denial is in the audit log already.
         if !matches!(failure, Failure::Denied(_)) {
             tracing::warn!(agent = %self.identity.address(), server, tool, "a call failed: {failure}");

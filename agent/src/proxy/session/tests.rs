@@ -266,8 +266,151 @@ async fn a_revoked_agent_loses_its_session_and_its_calls_at_once() {
     script.request().await;
     house.door.registry.revoke(&house.agent, RevocationReason::AdminAction, "operator").unwrap();
     assert!(matches!(client.ended.recv().await, Some(End::NotActive(_))));
+    let answer = Json::parse(&client.hear().await, 64).unwrap();
+    assert_eq!((code(&answer).as_str(), answer.get("id")), ("-32001", Some(&Json::number(1))), "{answer}");
+    assert!(answer.to_text().contains("revoked"), "{answer}");
     assert_eq!(client.lines.next_line().await.unwrap(), None);
-    assert!(matches!(script.next().await, Some(Message::Notification { .. })), "the server is told");
+    assert_cancelled(&mut script).await;
+}
+
+/// The server is told to stop its work.
+async fn assert_cancelled(script: &mut Script) {
+    let said = script.next().await;
+    let cancelled = matches!(&said, Some(Message::Notification { method, .. }) if method == "notifications/cancelled");
+    assert!(cancelled, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_call_in_flight_ends_with_the_approval_of_its_tool_and_the_session_goes_on() {
+    let (house, mut script, mut client) = session(Expose::Search).await;
+    client
+        .say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"call_tool","arguments":{"server":"s","tool":"echo"}}}"#)
+        .await;
+    script.request().await;
+    let denied = crate::admission::AdmissionState::Denied;
+    house.door.admission.set_tool("s", "echo", denied, None, "operator", "no").unwrap();
+    let answer = Json::parse(&client.hear().await, 64).unwrap();
+    assert!(is_error(&answer) && text(&answer).contains("taken out of service during the call"), "{answer}");
+    assert_cancelled(&mut script).await;
+    let records = house.audit.tail(2).unwrap();
+    assert_eq!((records[0].kind, &records[0].detail["gate"]), (Kind::Denial, &serde_json::json!("revocation")));
+    assert_eq!((records[1].kind, records[1].outcome), (Kind::Result, Outcome::Unknown));
+    assert_eq!(client.ask(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#).await.get("id"), Some(&Json::number(2)));
+}
+
+#[tokio::test]
+async fn a_call_in_flight_outlives_changes_that_do_not_concern_it() {
+    let (house, mut script, mut client) = session(Expose::Direct).await;
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    let (id, ..) = script.request().await;
+    house.add("t", &[ECHO]);
+    house.door.admission.approve("t", "operator", None).unwrap();
+    house.door.registry.enroll(&"x@y.z".parse().unwrap(), *house.identity.session_pub(), None, "operator").unwrap_err();
+    house.door.registry.bind_uid(&house.agent, Some(house.identity.uid()), "operator").unwrap();
+    script.answer(&id, RESULT).await;
+    while !client.hear().await.contains(RESULT) {}
+}
+
+/// `child` acts for the house's agent; the chain's id.
+fn child_of(house: &mut House, cap: &str) -> String {
+    use crate::identity::delegation::{self, Terms};
+    use crate::identity::{Address, AgentKey};
+    let registry = &house.door.registry;
+    let (root, key, daemon) =
+        (AgentKey::generate().unwrap(), AgentKey::generate().unwrap(), AgentKey::generate().unwrap());
+    registry.rotate(&house.agent, root.public(), "operator").unwrap();
+    let enrolment = crate::identity::Enrolment { sub_agent: true, ..Default::default() };
+    let child: Address = "reader@acme.lazaret.local".parse().unwrap();
+    let agent = registry.enroll_with(&child, key.public(), enrolment, "operator").unwrap();
+    let aud = daemon.public().did();
+    let capabilities = delegation::Capabilities::new(vec![cap.parse().unwrap()]).unwrap();
+    let now = jiff::Timestamp::now().as_second();
+    let terms = Terms { to: key.public(), audience: aud.clone(), exp: now + 600, capabilities, max_depth: None };
+    let (chain, jti) = delegation::extend(&[], &root, terms, now).unwrap();
+    assert!(registry.lineage(&agent, &key.public(), &[], &aud).is_err(), "never without a delegation");
+    let lineage = registry.lineage(&agent, &key.public(), &chain, &aud).unwrap();
+    assert_eq!((lineage.depth, lineage.root().address.clone()), (2, house.agent.clone()));
+    house.identity = crate::identity::SessionIdentity::for_test(&child, &key.public()).with_lineage(lineage);
+    jti
+}
+
+#[tokio::test]
+async fn a_sub_agent_sees_finds_and_calls_what_it_was_granted_and_no_more() {
+    let (mut house, mut script) = house(Expose::Direct).await;
+    child_of(&mut house, "s:echo");
+    house.add("t", &[ECHO]);
+    house.door.admission.approve("t", "operator", None).unwrap();
+    house.door.index.rebuild(&house.door.admission.approved_tools().unwrap()).unwrap();
+    let mut client = house.connect();
+    client.initialize("2025-11-25").await;
+    let listed = client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await.to_text();
+    assert!(listed.contains("s__echo") && !listed.contains("t__echo"), "{listed}");
+    let answer = client.ask(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"t__echo"}}"#).await;
+    assert!(is_error(&answer) && text(&answer).contains("was not found"), "{answer}");
+    assert!(house.audit.tail(1).unwrap()[0].reason.as_deref().unwrap().contains("grants s:echo, not this tool"));
+    client.say(r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    let (id, ..) = script.request().await;
+    script.answer(&id, "{}").await;
+    client.hear().await;
+    let intent = house.audit.tail(2).unwrap().remove(0);
+    assert_eq!((&intent.detail["depth"], &intent.detail["evidence"]), (&2.into(), &"proven".into()), "{intent:?}");
+
+    let seen = |tools: Json| tools.to_text();
+    let search = super::tools::search(
+        &house.door,
+        &house.identity,
+        &Json::parse(r#"{"query":"echoes"}"#, 9).unwrap(),
+        Era::Handshake,
+    );
+    let found = seen(search);
+    assert!(found.contains(r#""server":"s""#) && !found.contains(r#""server":"t""#), "{found}");
+    let asked = Json::parse(r#"{"server":"t","tool":"echo"}"#, 9).unwrap();
+    assert!(
+        seen(super::tools::describe(&house.door, &house.identity, &asked, Era::Handshake)).contains("was not found")
+    );
+}
+
+#[tokio::test]
+async fn a_sub_agent_ends_with_its_delegation_and_with_its_parent() {
+    for end in ["delegation", "parent", "suspended", "parent's key"] {
+        let (mut house, mut script) = house(Expose::Direct).await;
+        let jti = child_of(&mut house, "s:*");
+        let mut client = house.connect();
+        client.initialize("2025-11-25").await;
+        client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#).await;
+        script.request().await;
+        let (registry, parent) = (&house.door.registry, &house.agent);
+        match end {
+            "delegation" => drop(registry.revoke_delegation(&jti, "operator").unwrap()),
+            "parent" => drop(registry.revoke(parent, RevocationReason::AdminAction, "operator").unwrap()),
+            "suspended" => drop(registry.suspend(parent, "operator", "holiday").unwrap()),
+            _ => {
+                let new = crate::identity::AgentKey::generate().unwrap().public();
+                drop(registry.rotate(parent, new, "operator").unwrap());
+            }
+        }
+        let answer = Json::parse(&client.hear().await, 64).unwrap();
+        assert_eq!(code(&answer), "-32001", "{end}: {answer}");
+        assert!(matches!(client.ended.recv().await, Some(End::NotActive(_))), "{end}");
+        assert_cancelled(&mut script).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_shut_out_all_the_same() {
+    let (house, mut script) = house(Expose::Direct).await;
+    let mut client = house.connect();
+    client.initialize("2025-11-25").await;
+    client.say(r#"{"jsonrpc":"2.0","id":"held","method":"tools/call","params":{"name":"s__echo"}}"#).await;
+    script.request().await;
+    // More answers than the pipe takes, and nobody reads them.
+    for n in 0..200 {
+        let method = format!("tools/{}", "x".repeat(500));
+        client.say(&format!(r#"{{"jsonrpc":"2.0","id":"{n}","method":"{method}"}}"#)).await;
+    }
+    house.door.registry.suspend(&house.agent, "operator", "stop").unwrap();
+    assert!(matches!(client.ended.recv().await, Some(End::NotActive(_))));
+    assert_cancelled(&mut script).await;
 }
 
 #[tokio::test]
