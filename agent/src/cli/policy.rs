@@ -26,7 +26,7 @@ pub fn run(instance: &Instance, command: &PolicyCommand) -> Result<(), CliError>
     }
     match Engine::load(dir) {
         Ok(engine) => {
-            let description = engine.describe();
+            let description = engine.describe(&[]);
             if args.json.json {
                 return out::object("policy", &Checked { valid: true, description: Some(description), faults: vec![] });
             }

@@ -2,11 +2,18 @@
 //! the one before it by value, so that the order is the compiler's business and a permit is used
 //! once. Fields are private to this file; there is no other constructor.
 
+mod asking;
+
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::engine::{Engine, Facts, Grounds};
+pub use self::asking::Asking;
+pub(super) use self::asking::Ruled;
+use super::asks::HumanApproval;
+use super::derive::{self, Derived, TooMuch};
+use super::engine::{Facts, Grounds, Refusal};
 use super::rate::RateLimiter;
 use crate::admission::{Admission, AdmissionError, AdmissionState, Server, Tool, pins};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
@@ -25,6 +32,8 @@ pub struct Denied {
     pub retry_after: Option<Duration>,
     /// The true cause, where the agent must not learn it.
     pub(super) cause: Option<String>,
+    /// The policies that forbade it, for the log.
+    pub(super) policies: Vec<String>,
     not_found: bool,
 }
 
@@ -36,8 +45,14 @@ impl Denied {
             next_step: next_step.into(),
             retry_after: None,
             cause: None,
+            policies: Vec::new(),
             not_found: false,
         }
+    }
+
+    fn by_policy(refusal: Refusal) -> Self {
+        let Refusal { reason, next_step, policies, cause } = refusal;
+        Self { cause, policies, ..Self::new(POLICY, reason, next_step) }
     }
 
     /// Lazaret's own trouble: the agent learns that there is some, the log what it is.
@@ -70,7 +85,7 @@ const INTENT: &str = "intent";
 
 /// The caller is an agent that is active now.
 pub(super) struct Registered<'a> {
-    session: &'a SessionIdentity,
+    session: Cow<'a, SessionIdentity>,
     agent: Agent,
 }
 
@@ -92,6 +107,7 @@ pub(super) struct Permitted<'a> {
     routed: Routed<'a>,
     grounds: Grounds,
     wish: Wish,
+    approval: Option<HumanApproval>,
 }
 
 /// What an agent wants to be forwarded. It is judged, written down and forwarded as this one value.
@@ -99,6 +115,7 @@ pub(super) struct Wish {
     arguments: Json,
     others: Json,
     digest: String,
+    derived: Result<Derived, TooMuch>,
     described: Value,
 }
 
@@ -109,14 +126,18 @@ impl Wish {
             others = Json::object::<&str>([]);
         }
         let digest = pins::arguments_digest(&arguments);
+        let derived = derive::derive(&arguments);
         let mut described = describe_arguments(&arguments, &digest);
+        if let Ok(derived) = &derived {
+            described["facts"] = derived.described();
+        }
         let mut besides = others.clone();
         besides.remove("name");
         besides.remove("arguments");
         if besides.as_object().is_some_and(|members| !members.is_empty()) {
             described["other_params_digest"] = json!(pins::arguments_digest(&besides));
         }
-        Self { arguments, others, digest, described }
+        Self { arguments, others, digest, derived, described }
     }
 
     /// For the log: names and digests, never a value.
@@ -160,7 +181,7 @@ impl<'a> Registered<'a> {
     pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
         session.genuine().map_err(|why| Denied::new(REGISTRATION, why.to_string(), why.next_step()))?;
         let agent = standing(REGISTRATION, session, registry)?;
-        Ok(Self { session, agent })
+        Ok(Self { session: Cow::Borrowed(session), agent })
     }
 
     /// Gate 2: unknown, quarantined and denied all look alike to the agent.
@@ -195,30 +216,25 @@ impl<'a> Rated<'a> {
     /// Gate 4: the second look. Agent, server, tool and pin are those that were routed to.
     pub(super) fn unrevoked(self, registry: &Registry, admission: &Admission) -> Result<Unrevoked<'a>, Denied> {
         let mut routed = self.0;
-        routed.registered.agent = standing(REVOCATION, routed.registered.session, registry)?;
+        routed.registered.agent = standing(REVOCATION, &routed.registered.session, registry)?;
         same_as_approved(admission, &routed.server, &routed.tool)?;
         Ok(Unrevoked(routed))
     }
 }
 
-impl<'a> Unrevoked<'a> {
-    /// Gate 5.
-    pub(super) fn permit(self, engine: &Engine, wish: Wish) -> Result<Permitted<'a>, Denied> {
-        let routed = self.0;
-        let facts = Facts {
-            agent: &routed.registered.agent,
-            server: &routed.server,
-            tool: &routed.tool,
+impl Routed<'_> {
+    /// All that a policy can ask about this wish.
+    fn facts<'f>(&'f self, wish: &'f Wish) -> Facts<'f> {
+        Facts {
+            agent: &self.registered.agent,
+            server: &self.server,
+            tool: &self.tool,
             arguments: &wish.arguments,
+            derived: &wish.derived,
             arguments_digest: &wish.digest,
-            transport: routed.registered.session.transport().as_str(),
-            uid: routed.registered.session.uid(),
-        };
-        let grounds = engine.judge(&facts).map_err(|refusal| Denied {
-            cause: refusal.cause,
-            ..Denied::new(POLICY, refusal.reason, refusal.next_step)
-        })?;
-        Ok(Permitted { routed, grounds, wish })
+            transport: self.registered.session.transport().as_str(),
+            uid: self.registered.session.uid(),
+        }
     }
 }
 
@@ -243,6 +259,9 @@ impl Permitted<'_> {
         if let Some(signature) = session.signature() {
             detail["signature"] = json!(signature);
         }
+        if let Some(approval) = &self.approval {
+            detail["approval"] = approval.described();
+        }
         let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
             .agent(agent.address.as_str())
             .server(&server.name)
@@ -250,7 +269,7 @@ impl Permitted<'_> {
             .call(&call_id)
             .detail(detail);
         let intent_seq = audit.record(entry).map_err(|e| Denied::internal(INTENT, &e))?;
-        let (session, wish) = (session.clone(), self.wish);
+        let (session, wish) = (session.into_owned(), self.wish);
         Ok(ForwardPermit { call_id, session, agent, server, tool, wish, intent_seq, since: Instant::now() })
     }
 }
@@ -378,6 +397,11 @@ fn approved(gate: &'static str, admission: &Admission, server: &str, tool: &str)
         return Err(not_found(format!("the tool is {}", wanted.state)));
     }
     Ok((found, wanted))
+}
+
+/// Server and tool where they may be called; else the true cause, for operators.
+pub(super) fn routable(admission: &Admission, server: &str, tool: &str) -> Result<(Server, Tool), String> {
+    approved(ROUTING, admission, server, tool).map_err(|denied| denied.cause.unwrap_or(denied.reason))
 }
 
 /// Refuses unless server and tool are approved as they were when the call was routed to them.

@@ -53,11 +53,13 @@ fn tool(name: &str) -> Tool {
 fn judge(engine: &Engine, tool_name: &str, arguments: serde_json::Value) -> Result<Grounds, Refusal> {
     let (agent, server, tool) = (agent(), server(), tool(tool_name));
     let arguments = Json::from_value(&arguments);
+    let derived = crate::policy::derive::derive(&arguments);
     let facts = Facts {
         agent: &agent,
         server: &server,
         tool: &tool,
         arguments: &arguments,
+        derived: &derived,
         arguments_digest: "sha256:11",
         transport: "unix",
         uid: 1000,
@@ -86,7 +88,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
     let empty = dir(&[("notes.txt", "x"), (".hidden.cedar", "x")]);
     for path in [empty.path().to_owned(), empty.path().join("missing")] {
         let engine = Engine::load(&path).unwrap();
-        let description = engine.describe();
+        let description = engine.describe(&[]);
         assert_eq!((description.source, description.count), (PolicySource::Builtin, 1));
         assert_eq!(judge(&engine, "read", json!({})).unwrap().policies, ["builtin"]);
         let mut suspended = agent();
@@ -97,6 +99,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
             server: &server,
             tool: &tool,
             arguments: &arguments,
+            derived: &crate::policy::derive::derive(&arguments),
             arguments_digest: "",
             transport: "unix",
             uid: 0,
@@ -108,7 +111,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
 #[test]
 fn files_without_a_policy_permit_nothing() {
     let engine = engine("// all of them are commented out\n");
-    assert_eq!(engine.describe().source, PolicySource::Files);
+    assert_eq!(engine.describe(&[]).source, PolicySource::Files);
     assert_eq!(judge(&engine, "read", json!({})).unwrap_err().reason, "no policy permits this call");
 }
 
@@ -218,12 +221,12 @@ fn all_files_are_loaded_or_none_and_the_former_policies_stay() {
     std::fs::write(dir.path().join("10-a.cedar"), "forbid (principal, action, resource);").unwrap();
     std::fs::write(dir.path().join("20-b.cedar"), "forbid (").unwrap();
     let fine = |_: &Description| Ok::<(), PolicyError>(());
-    assert!(engine.reload(fine).is_err());
+    assert!(engine.reload(&[], fine).is_err());
     assert!(judge(&engine, "read", json!({})).is_ok(), "the former policies are in force");
     std::fs::write(dir.path().join("20-b.cedar"), "").unwrap();
-    let refused = engine.reload(|_| Err(PolicyError::Schema("not confirmed".into())));
+    let refused = engine.reload(&[], |_| Err(PolicyError::Schema("not confirmed".into())));
     assert!(refused.is_err() && judge(&engine, "read", json!({})).is_ok());
-    assert_eq!(engine.reload(fine).unwrap().count, 1);
+    assert_eq!(engine.reload(&[], fine).unwrap().count, 1);
     assert_eq!(judge(&engine, "read", json!({})).unwrap_err().policies, ["10-a.cedar#1"]);
 }
 
