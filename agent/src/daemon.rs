@@ -231,8 +231,7 @@ fn build(
     let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let index = Arc::new(SearchIndex::new());
     index.rebuild(&admission.approved_tools()?)?;
-    let gates =
-        Gates::new(registry.clone(), admission.clone(), audit.clone(), &config.rate, &paths.policy_dir)?;
+    let gates = Gates::new(registry.clone(), admission.clone(), audit.clone(), &config.rate, &paths.policy_dir)?;
     let gates = Arc::new(gates.with_asks(config.ask.clone()));
     let (guard, events) = Guard::start(KernelSettings {
         mode: config.kernel.mode,

@@ -239,6 +239,9 @@ pub struct StatusView {
     #[serde(default)]
     pub config_changes: Vec<Value>,
     pub policy: Value,
+    /// Calls that wait for a human.
+    #[serde(default)]
+    pub asks: usize,
     /// AMP provider of the agents that are enrolled here.
     pub provider: String,
     pub config: PathBuf,

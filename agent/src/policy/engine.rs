@@ -170,7 +170,12 @@ impl Engine {
         self.rules().slices.check(approved)
     }
 
-    pub fn describe(&self, approved: &[Tool]) -> Description {
+    pub fn describe(&self) -> Description {
+        self.describe_with(&[])
+    }
+
+    /// The same, held against the tools that are approved now.
+    pub fn describe_with(&self, approved: &[Tool]) -> Description {
         let refused = self.refused.read().unwrap_or_else(PoisonError::into_inner).clone();
         Description { refused, ..self.rules().describe(approved) }
     }

@@ -82,7 +82,8 @@ impl Gates {
         if agent.state != AgentState::Active {
             return Err(no("registration", format!("the agent {} is {}", agent.address, agent.state)));
         }
-        let (server, tool) = super::permits::routable(&self.admission, server, tool).map_err(|cause| no("routing", cause))?;
+        let (server, tool) =
+            super::permits::routable(&self.admission, server, tool).map_err(|cause| no("routing", cause))?;
         let facts = Facts {
             agent: &agent,
             server: &server,
@@ -103,10 +104,10 @@ impl Gates {
     /// What is in force, and where it does not fit the tools that are approved now.
     pub fn policies(&self) -> Description {
         match self.admission.approved_tools() {
-            Ok(tools) => self.engine.describe(&tools),
+            Ok(tools) => self.engine.describe_with(&tools),
             Err(e) => {
                 tracing::error!("the policies cannot be held against the approved tools: {e}");
-                self.engine.describe(&[])
+                self.engine.describe()
             }
         }
     }
@@ -244,8 +245,8 @@ impl Gates {
             "told": denied.reason,
             "arguments": arguments,
         });
-        if !denied.policies.is_empty() {
-            detail["policies"] = json!(denied.policies);
+        if let Some(policies) = &denied.policies {
+            detail["policies"] = json!(policies);
         }
         if unwritten > 0 {
             detail["unwritten_before"] = json!(unwritten);

@@ -13,7 +13,8 @@ use serde_json::{Map, json};
 use super::derive;
 use crate::proxy::json::Json;
 
-const SCHEMA: &str = include_str!("schema.cedarschema");
+/// What every policy may speak of.
+pub const SCHEMA: &str = include_str!("schema.cedarschema");
 /// Members of one tool's input that are typed, at every depth together.
 const MOST_MEMBERS: usize = 512;
 /// Records within records.

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{EntityUid, Policy, PolicyId, PolicySet, ResourceConstraint, Schema, ValidationMode, Validator};
 
+use super::input::SCHEMA;
 use crate::audit::AuditError;
 use crate::config::line_column;
 
-const SCHEMA: &str = include_str!("schema.cedarschema");
 const BUILTIN: &str = include_str!("builtin.cedar");
 const MAX_FILE: u64 = 1 << 20;
 

@@ -5,6 +5,7 @@
 //! decide it refuses, and each refusal is one audit record.
 
 pub mod asks;
+pub mod cases;
 pub mod derive;
 mod engine;
 mod gates;

@@ -4,7 +4,6 @@
 
 mod asking;
 
-use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -33,7 +32,7 @@ pub struct Denied {
     /// The true cause, where the agent must not learn it.
     pub(super) cause: Option<String>,
     /// The policies that forbade it, for the log.
-    pub(super) policies: Vec<String>,
+    pub(super) policies: Option<Vec<String>>,
     not_found: bool,
 }
 
@@ -45,14 +44,14 @@ impl Denied {
             next_step: next_step.into(),
             retry_after: None,
             cause: None,
-            policies: Vec::new(),
+            policies: None,
             not_found: false,
         }
     }
 
     fn by_policy(refusal: Refusal) -> Self {
         let Refusal { reason, next_step, policies, cause } = refusal;
-        Self { cause, policies, ..Self::new(POLICY, reason, next_step) }
+        Self { cause, policies: Some(policies), ..Self::new(POLICY, reason, next_step) }
     }
 
     /// Lazaret's own trouble: the agent learns that there is some, the log what it is.
@@ -85,7 +84,7 @@ const INTENT: &str = "intent";
 
 /// The caller is an agent that is active now.
 pub(super) struct Registered<'a> {
-    session: Cow<'a, SessionIdentity>,
+    session: &'a SessionIdentity,
     agent: Agent,
 }
 
@@ -181,7 +180,7 @@ impl<'a> Registered<'a> {
     pub(super) fn check(session: &'a SessionIdentity, registry: &Registry) -> Result<Self, Denied> {
         session.genuine().map_err(|why| Denied::new(REGISTRATION, why.to_string(), why.next_step()))?;
         let agent = standing(REGISTRATION, session, registry)?;
-        Ok(Self { session: Cow::Borrowed(session), agent })
+        Ok(Self { session, agent })
     }
 
     /// Gate 2: unknown, quarantined and denied all look alike to the agent.
@@ -216,7 +215,7 @@ impl<'a> Rated<'a> {
     /// Gate 4: the second look. Agent, server, tool and pin are those that were routed to.
     pub(super) fn unrevoked(self, registry: &Registry, admission: &Admission) -> Result<Unrevoked<'a>, Denied> {
         let mut routed = self.0;
-        routed.registered.agent = standing(REVOCATION, &routed.registered.session, registry)?;
+        routed.registered.agent = standing(REVOCATION, routed.registered.session, registry)?;
         same_as_approved(admission, &routed.server, &routed.tool)?;
         Ok(Unrevoked(routed))
     }
@@ -269,7 +268,7 @@ impl Permitted<'_> {
             .call(&call_id)
             .detail(detail);
         let intent_seq = audit.record(entry).map_err(|e| Denied::internal(INTENT, &e))?;
-        let (session, wish) = (session.into_owned(), self.wish);
+        let (session, wish) = (session.clone(), self.wish);
         Ok(ForwardPermit { call_id, session, agent, server, tool, wish, intent_seq, since: Instant::now() })
     }
 }

@@ -30,7 +30,9 @@ async fn explain(State(api): State<Arc<Api>>, Input(call): Input<ExplainCall>) -
     let address = call.agent.parse().map_err(Failure::invalid)?;
     blocking(&api, move |app| {
         let agent = app.registry.require(&address)?;
-        app.gates.explain(agent, &call.server, &call.tool, &arguments, call.uid).map_err(|e| Failure::new(ErrorKind::NotFound, e))
+        app.gates
+            .explain(agent, &call.server, &call.tool, &arguments, call.uid)
+            .map_err(|e| Failure::new(ErrorKind::NotFound, e))
     })
     .await
     .map(Json)

@@ -61,6 +61,7 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         client_errors: scan.files.iter().filter_map(|file| file.error.clone()).chain(scan.warnings.clone()).collect(),
         config_changes: changes(app)?,
         policy: json(&app.gates.policies())?,
+        asks: app.gates.asks().list().0.len(),
         provider: app.config.identity.provider.clone(),
         config: app.paths.config.clone(),
         state_dir: app.paths.state_dir.clone(),

@@ -115,7 +115,7 @@ fn tracefs() -> Check {
 
 fn policies(dir: &Path) -> Check {
     match Engine::load(dir) {
-        Ok(engine) => match engine.describe(&[]) {
+        Ok(engine) => match engine.describe() {
             description if description.files.is_empty() => {
                 Check::ok("policy", format!("{} has none: the built-in one is in force", dir.display()))
             }

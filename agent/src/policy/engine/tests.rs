@@ -88,7 +88,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
     let empty = dir(&[("notes.txt", "x"), (".hidden.cedar", "x")]);
     for path in [empty.path().to_owned(), empty.path().join("missing")] {
         let engine = Engine::load(&path).unwrap();
-        let description = engine.describe(&[]);
+        let description = engine.describe();
         assert_eq!((description.source, description.count), (PolicySource::Builtin, 1));
         assert_eq!(judge(&engine, "read", json!({})).unwrap().policies, ["builtin"]);
         let mut suspended = agent();
@@ -111,7 +111,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
 #[test]
 fn files_without_a_policy_permit_nothing() {
     let engine = engine("// all of them are commented out\n");
-    assert_eq!(engine.describe(&[]).source, PolicySource::Files);
+    assert_eq!(engine.describe().source, PolicySource::Files);
     assert_eq!(judge(&engine, "read", json!({})).unwrap_err().reason, "no policy permits this call");
 }
 

@@ -72,8 +72,7 @@ impl Gates {
         let (server, tool) = asking.target();
         let target = (server.to_owned(), tool.to_owned());
         asking
-            .permit(&self.registry, &self.admission, &self.engine, &self.asks)
-            .and_then(|permitted| permitted.record(&self.audit))
+            .resume(&self.registry, &self.admission, &self.engine, &self.asks, &self.audit)
             .inspect_err(|denied| self.write_denial(&session, (&target.0, &target.1), None, described, denied))
     }
 

@@ -1,12 +1,14 @@
 //! Gate 5 where a human has a say: a call that waits, and its way back through the gates.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::{Denied, POLICY, Permitted, Registered, Routed, Unrevoked, Wish, same_as_approved, standing};
+use super::{
+    Denied, ForwardPermit, POLICY, Permitted, Registered, Routed, Unrevoked, Wish, same_as_approved, standing,
+};
 use crate::admission::Admission;
+use crate::audit::AuditLog;
 use crate::identity::{Registry, SessionIdentity};
 use crate::policy::asks::{Answer, Asks, Binding, NotAsked, Question, Waiting};
 use crate::policy::engine::{Engine, Ruling};
@@ -94,7 +96,7 @@ impl<'a> Unrevoked<'a> {
             },
         })?;
         let Routed { registered: Registered { session, agent }, server, tool } = routed;
-        Ok(Ruled::Asking(Asking { session: session.into_owned(), agent, server, tool, wish, waiting }))
+        Ok(Ruled::Asking(Asking { session: session.clone(), agent, server, tool, wish, waiting }))
     }
 }
 
@@ -151,18 +153,19 @@ impl Asking {
         same_as_approved(admission, &self.server, &self.tool)
     }
 
-    /// Gates 1, 2, 4 and 5 once more, as things are now; the approval is used up by it.
-    pub(in crate::policy) fn permit(
+    /// Gates 1, 2, 4, 5 and 6 once more, as things are now; the approval is used up by it.
+    pub(in crate::policy) fn resume(
         self,
         registry: &Registry,
         admission: &Admission,
         engine: &Engine,
         asks: &Asks,
-    ) -> Result<Permitted<'static>, Denied> {
-        let agent = standing(super::REVOCATION, &self.session, registry)?;
-        same_as_approved(admission, &self.server, &self.tool)?;
+        audit: &AuditLog,
+    ) -> Result<ForwardPermit, Denied> {
         let Self { session, server, tool, wish, waiting, agent: _asked_as } = self;
-        let routed = Routed { registered: Registered { session: Cow::Owned(session), agent }, server, tool };
+        let registered = Registered::check(&session, registry)?;
+        same_as_approved(admission, &server, &tool)?;
+        let routed = Routed { registered, server, tool };
         let grounds = engine.judge_approved(&routed.facts(&wish)).map_err(Denied::by_policy)?;
         let approval = asks.take(&routed.binding(&wish)).ok_or_else(|| {
             Denied::new(
@@ -172,7 +175,7 @@ impl Asking {
             )
         })?;
         drop(waiting);
-        Ok(Permitted { routed, grounds, wish, approval: Some(approval) })
+        Permitted { routed, grounds, wish, approval: Some(approval) }.record(audit)
     }
 
     pub(in crate::policy) fn refused(&self, answer: Option<&Answer>) -> Denied {
