@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn no_markup_reaches_a_desktop() {
-        assert_eq!(plain("<a href=\"x\">&\u{202e}"), "?a?href??x?????");
+        assert_eq!(plain("<a href=\"x\">&\u{202e}"), "?a?href??x????");
         assert_eq!(plain("claude@acme.lazaret.local"), "claude@acme.lazaret.local");
     }
 }

@@ -71,6 +71,11 @@ pub fn derive(arguments: &Json) -> Result<Derived, TooMuch> {
     Ok(derived)
 }
 
+/// The classes of a text below a member of this name.
+pub fn sql_classes(key: &str, text: &str) -> BTreeSet<&'static str> {
+    sql::classes(Some(key), text)
+}
+
 /// The one form of an absolute path, by its text alone; `None` for anything else.
 pub(super) fn canonical_path(text: &str) -> Option<String> {
     path::canonical(text)

@@ -86,6 +86,11 @@ impl InputType {
         input
     }
 
+    /// Whether policies can speak of this argument.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
     /// Cedar's JSON form of the record.
     fn cedar(&self) -> serde_json::Value {
         let members: Map<_, _> = self

@@ -3,7 +3,7 @@
 //! Invariant: what is loaded has passed Cedar's strict validation against the embedded schema, so
 //! that no policy can read an attribute that a call may lack (such a `forbid` would be skipped).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{EntityUid, Policy, PolicyId, PolicySet, ResourceConstraint, Schema, ValidationMode, Validator};
+use serde_json::Value;
 
 use super::input::SCHEMA;
 use crate::audit::AuditError;
@@ -81,6 +82,19 @@ pub(super) struct LoadedPolicy {
 impl LoadedPolicy {
     pub fn fault(&self, message: String) -> PolicyFault {
         PolicyFault { path: self.path.clone(), line: 1, column: 1, message: format!("{}: {message}", self.policy.id()) }
+    }
+
+    /// Where it names an argument, by the first place in its file.
+    pub fn fault_of_argument(&self, name: &str, message: String) -> PolicyFault {
+        let places = [format!("input.{name}"), format!("input has {name}"), format!("input[\"{name}\"]")];
+        let offset = places.iter().filter_map(|place| self.text.find(place.as_str())).min().unwrap_or_default();
+        let (line, column) = line_column(&self.text, offset);
+        PolicyFault { line, column, ..self.fault(message) }
+    }
+
+    /// The arguments that it asks about by name.
+    pub fn input_names(&self) -> BTreeSet<String> {
+        input_names(&self.policy)
     }
 
     pub fn fault_at(&self, error: &cedar_policy::ValidationError) -> PolicyFault {
@@ -225,19 +239,38 @@ fn fault(path: &Path, text: &str, error: &DetailedError) -> PolicyFault {
 
 /// Whether a policy names `context.input` anywhere.
 fn reads_input(policy: &Policy) -> bool {
-    fn within(json: &serde_json::Value) -> bool {
-        match json {
-            serde_json::Value::Object(members) => {
-                let named = members.get("attr").and_then(serde_json::Value::as_str) == Some("input")
-                    && members.get("left").is_some_and(|left| left["Var"] == "context");
-                named || members.values().any(within)
-            }
-            serde_json::Value::Array(items) => items.iter().any(within),
-            _ => false,
-        }
-    }
     // What has no JSON form is validated without the tool's types, which refuses `input`.
-    policy.to_json().is_ok_and(|json| within(&json))
+    policy.to_json().is_ok_and(|json| any(&json, &mut |node| is_input(node)))
+}
+
+/// `context.input` in Cedar's JSON form, or the question whether there is one.
+fn is_input(node: &Value) -> bool {
+    node["attr"] == "input" && node["left"]["Var"] == "context"
+}
+
+/// The arguments that a policy asks about by name.
+fn input_names(policy: &Policy) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    if let Ok(json) = policy.to_json() {
+        any(&json, &mut |node| {
+            if is_input(&node["left"]["."])
+                && let Some(name) = node["attr"].as_str()
+            {
+                names.insert(name.to_owned());
+            }
+            false
+        });
+    }
+    names
+}
+
+/// Whether `is` holds for any object in a JSON tree.
+fn any(json: &Value, is: &mut impl FnMut(&Value) -> bool) -> bool {
+    match json {
+        Value::Object(members) => is(json) || members.values().any(|value| any(value, is)),
+        Value::Array(items) => items.iter().any(|item| any(item, is)),
+        _ => false,
+    }
 }
 
 /// Reads a text of policies as a file's, without the file: for whoever tries texts.

@@ -139,7 +139,7 @@ pub struct AskApproveArgs {
 
 /// Refuse a waiting call
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  lazaret ask deny 3fa90c12 --why 'not on a Friday'")]
+#[command(after_help = "Example:\n  lazaret ask deny 3fa90c12 --why \"not today\"")]
 pub struct AskDenyArgs {
     pub id: String,
     /// Why, for the log; the agent is not told.

@@ -94,7 +94,10 @@ impl Place {
         let seconds = ANY_KEY_SECOND.iter().find(|(word, _)| *word == first).map(|(_, seconds)| *seconds);
         let confirmed = seconds.is_some_and(|seconds| words.any(|word| seconds.contains(&word)));
         let listed = first == "select" && statement.iter().skip(1).any(|token| matches!(token, Token::Other));
-        confirmed || listed || (self == Place::Query && FIRST_IN_QUERIES.contains(&first))
+        // `DO $$...$$` is SQL, and "do you know" is not.
+        let odd = statement.iter().skip(1).any(|token| matches!(token, Token::Other | Token::Strange));
+        let command = odd && (OPAQUE.contains(&first) || OPAQUE_FIRST.contains(&first) || DEFINES.contains(&first));
+        confirmed || listed || (self == Place::Query && (command || FIRST_IN_QUERIES.contains(&first)))
     }
 }
 

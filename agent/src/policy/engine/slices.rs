@@ -129,15 +129,17 @@ impl TypedSlice {
             if let Err(e) = set.add(loaded.policy.clone()) {
                 faults.push(loaded.fault(e.to_string()));
             }
+            // A guard such as `context.input has path` is false for ever where there is no `path`, and
+            // a forbid behind it is void: that is a fault here.
+            for name in loaded.input_names().into_iter().filter(|name| !input.has(name)) {
+                let left = input.left_out.iter().find(|left| left.starts_with(&format!("{name:?}: ")));
+                let cause = left.map_or_else(|| format!("has no {name:?}"), |left| format!("gives no type: {left}"));
+                let message = format!("the inputSchema of {}:{} {cause}", tool.server, tool.name);
+                faults.push(loaded.fault_of_argument(&name, message));
+            }
             for error in validator.validate(&set, ValidationMode::Strict).validation_errors() {
                 let mut fault = loaded.fault_at(error);
                 fault.message.push_str(&format!("; so says the inputSchema of {}:{}", tool.server, tool.name));
-                let about = |left: &&String| {
-                    let name = left.split(':').next().unwrap_or_default().trim_matches('"');
-                    !name.is_empty() && fault.message.contains(&format!("`{name}`"))
-                };
-                let left: Vec<String> = input.left_out.iter().filter(about).map(|left| format!("; {left}")).collect();
-                fault.message.extend(left);
                 faults.push(fault);
             }
         }
