@@ -15,7 +15,9 @@ pub fn bench(root: &Path, yes: bool) -> Result<()> {
     images::base_image(root, docker.socket())?;
     eprintln!("building for release (the first time takes many minutes)");
     sh::run(sh::cargo().current_dir(root).args(["build", "--release", "--package", "lazaret"]))?;
-    sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret", "--bench", "identity"]))?;
+    for bench in ["identity", "policy"] {
+        sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret", "--bench", bench]))?;
+    }
     sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret-tests", "--bench", "door"]))
 }
 

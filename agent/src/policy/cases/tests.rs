@@ -68,7 +68,7 @@ fn a_bad_file_is_told_with_its_place() {
         fault("[[case]]\nname=\"a\"\nserver=\"s\"\ntool=\"t\"\nexpect=\"deny\"\nvouch=\"great\"").contains("its agent")
     );
     let misfit = "[[tool]]\nserver=\"fs\"\nname=\"read_file\"\ninput_schema='{}'\n";
-    assert!(fault(misfit).contains("p.cedar:6:"), "{}", fault(misfit));
+    assert!(fault(misfit).contains("p.cedar:5:"), "{}", fault(misfit));
 }
 
 /// What is shipped must be useful as it is.
