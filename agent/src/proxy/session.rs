@@ -24,8 +24,8 @@ use super::door::Door;
 use super::envelope::{self, Malformed, Message, Reply, RequestId};
 use super::json::Json;
 use crate::config::Expose;
-use crate::identity::SessionIdentity;
-use crate::identity::signed::{BadLine, CallSignature};
+use crate::identity::signed::CallSignature;
+use crate::identity::{SessionIdentity, Strange};
 
 /// Calls of one session that may be in flight; one more is refused.
 pub(super) const MAX_IN_FLIGHT: usize = 64;
@@ -159,9 +159,12 @@ impl Session {
                 }
                 heard = inbox.next() => match heard {
                     Ok(Some(Ok(Heard { message, signature }))) => self.take(message, signature).await,
-                    Ok(Some(Err(bad))) => return self.distrust(&bad),
+                    Ok(Some(Err(bad))) => return self.distrust(&bad.to_string()),
                     Ok(None) => return End::Left,
-                    Err(e) => return End::Broken(e.to_string()),
+                    Err(e) => match Strange::in_error(&e) {
+                        Some(strange) => return self.distrust(&strange.to_string()),
+                        None => return End::Broken(e.to_string()),
+                    },
                 }
             }
         }
@@ -195,11 +198,11 @@ impl Session {
     }
 
     /// A session that is not whole is over: what it was to do next nobody can say.
-    fn distrust(&self, bad: &BadLine) -> End {
-        if let Err(e) = self.door.registry.record_broken_session(&self.identity, bad) {
+    fn distrust(&self, why: &str) -> End {
+        if let Err(e) = self.door.registry.record_broken_session(&self.identity, why) {
             tracing::error!("a session that was not whole could not be recorded: {e}");
         }
-        End::NotActive(bad.to_string())
+        End::NotActive(why.into())
     }
 
     async fn take(&mut self, message: Result<Message, Malformed>, signature: Option<CallSignature>) {

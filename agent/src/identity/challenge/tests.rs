@@ -183,7 +183,8 @@ fn a_proof_for_a_session_gives_no_token_and_one_for_a_token_no_session() {
     let wish = Some(TokenWish { ttl_secs: Some(60) });
     let session_pub = AgentKey::generate().unwrap().public();
     let exp = Timestamp::now().as_second() + 30;
-    let prove = |token| wire::prove(&hello, &house.agent, &house.key, session_pub, nonce().unwrap(), exp, token);
+    let prove =
+        |token| wire::prove(&hello, &house.agent, &house.key, session_pub, nonce().unwrap(), exp, token).unwrap();
     assert!(house.admit(&hello, &prove(wish)).is_ok());
     let longer = Some(TokenWish { ttl_secs: Some(3600) });
     for (signed, sent) in [(None, wish), (wish, None), (wish, longer)] {
