@@ -227,7 +227,9 @@ fn a_key_is_rotated_by_both_keys_and_its_card_says_so() {
     let connect = |key: Option<&Path>| {
         let mut command = house.lazaret();
         command.args(["connect", "--agent", AGENT]);
-        key.iter().for_each(|key| drop(command.arg("--key").arg(key)));
+        for key in key {
+            command.arg("--key").arg(key);
+        }
         command
     };
     assert!(connects(&mut connect(None)));

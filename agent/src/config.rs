@@ -122,6 +122,7 @@ pub struct Config {
     pub proxy: ProxyConfig,
     pub http: HttpConfig,
     pub rate: RateConfig,
+    pub ask: AskConfig,
     pub sandbox: SandboxConfig,
 }
 
@@ -346,6 +347,25 @@ impl RateConfig {
     }
 }
 
+/// Calls that wait for a human.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskConfig {
+    /// Seconds that a call waits for an answer; then the answer is no.
+    pub timeout_secs: u64,
+    /// Calls that may wait at once, of all agents and of one.
+    pub max_waiting: usize,
+    pub max_per_agent: usize,
+    /// Show a notification on the desktop of operators that are logged in.
+    pub notify: bool,
+}
+
+impl Default for AskConfig {
+    fn default() -> Self {
+        Self { timeout_secs: 120, max_waiting: 64, max_per_agent: 8, notify: true }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SandboxConfig {
@@ -416,6 +436,9 @@ impl Config {
         }
         if let Some(fault) = self.rate.fault() {
             return bad(&fault);
+        }
+        if !(1..=3600).contains(&self.ask.timeout_secs) || self.ask.max_waiting == 0 || self.ask.max_per_agent == 0 {
+            return bad("[ask] timeout_secs must be from 1 to 3600, max_waiting and max_per_agent at least 1");
         }
         if self.identity.provider.split('.').filter(|label| !label.is_empty()).count() < 2 {
             return bad("[identity] provider must have at least two labels, such as lazaret.local");

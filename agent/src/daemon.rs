@@ -3,10 +3,12 @@
 //! It is ready when the kernel guards, the client configs are known to it and both sockets
 //! listen; only then does it say so (systemd's `READY=1` and the summary).
 
+mod asks;
 mod clients;
 mod egress;
 mod endpoints;
 mod memory;
+mod policies;
 mod running;
 mod summary;
 
@@ -164,6 +166,8 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),
         tokio::spawn(crate::identity::follow_expiry(app.registry.clone(), cancel.clone())),
         tokio::spawn(keep_rates(app.gates.clone(), cancel.clone())),
+        tokio::spawn(policies::follow(app.clone(), cancel.clone())),
+        tokio::spawn(asks::follow(app.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), door.clone(), mcp_socket, cancel.clone())),
         tokio::spawn(crate::proxy::http::serve(app.clone(), door, http, cancel.clone())),
@@ -228,8 +232,8 @@ fn build(
     let admission = Arc::new(Admission::new(store.clone(), audit.clone()));
     let index = Arc::new(SearchIndex::new());
     index.rebuild(&admission.approved_tools()?)?;
-    let gates =
-        Arc::new(Gates::new(registry.clone(), admission.clone(), audit.clone(), &config.rate, &paths.policy_dir)?);
+    let gates = Gates::new(registry.clone(), admission.clone(), audit.clone(), &config.rate, &paths.policy_dir)?;
+    let gates = Arc::new(gates.with_asks(config.ask.clone()));
     let (guard, events) = Guard::start(KernelSettings {
         mode: config.kernel.mode,
         evidence: config.kernel.evidence.clone(),
@@ -433,10 +437,7 @@ impl Signals {
                 () = cancel.cancelled() => return,
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => match app.gates.reload() {
-                    Ok(()) => tracing::info!("policies reloaded"),
-                    Err(e) => tracing::error!("the policies were not reloaded, the former ones stay in force: {e}"),
-                },
+                _ = self.hangup.recv() => policies::reload(app),
             }
         }
     }

@@ -15,10 +15,12 @@ pub fn bench(root: &Path, yes: bool) -> Result<()> {
     images::base_image(root, docker.socket())?;
     eprintln!("building for release (the first time takes many minutes)");
     sh::run(sh::cargo().current_dir(root).args(["build", "--release", "--package", "lazaret"]))?;
-    sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret", "--bench", "identity"]))?;
-    ["door", "life"].iter().try_for_each(|bench| {
-        sh::run(sh::cargo().current_dir(root).args(["bench", "--package", "lazaret-tests", "--bench", bench]))
-    })
+    for (package, bench) in
+        [("lazaret", "identity"), ("lazaret", "policy"), ("lazaret-tests", "door"), ("lazaret-tests", "life")]
+    {
+        sh::run(sh::cargo().current_dir(root).args(["bench", "--package", package, "--bench", bench]))?;
+    }
+    Ok(())
 }
 
 /// Measures on one kernel of the test matrix. The figures go to stdout, how far it is to stderr.

@@ -124,6 +124,39 @@ pub struct Adopt {
     pub name: Option<String>,
 }
 
+/// Lets a waiting call go, and calls that equal it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveAsk {
+    pub times: u32,
+    /// Seconds for which it holds.
+    pub secs: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskList {
+    pub asks: Vec<crate::policy::AskView>,
+    pub grants: Vec<crate::policy::GrantView>,
+}
+
+/// A call that is described and not made.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainCall {
+    pub agent: String,
+    pub server: String,
+    pub tool: String,
+    /// JSON text.
+    pub arguments: String,
+    pub uid: u32,
+}
+
+/// What the log has of one call, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PastCall {
+    pub records: Vec<crate::audit::Record>,
+}
+
 /// A tool that was found, best first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HitView {
@@ -209,6 +242,9 @@ pub struct StatusView {
     #[serde(default)]
     pub rates: Vec<crate::policy::RateUse>,
     pub policy: Value,
+    /// Calls that wait for a human.
+    #[serde(default)]
+    pub asks: usize,
     /// AMP provider of the agents that are enrolled here.
     pub provider: String,
     pub config: PathBuf,

@@ -17,6 +17,8 @@ pub enum Kind {
     Result,
     /// A gate that refused.
     Denial,
+    /// A call waits for a human, or a human answered.
+    Ask,
     /// A server or tool was reviewed, approved, denied or put back into quarantine.
     Review,
     /// A verdict of the kernel, or what a human made of it.

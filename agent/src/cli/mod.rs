@@ -3,6 +3,7 @@
 
 mod agent;
 pub mod args;
+mod ask;
 mod audit;
 mod client;
 mod connect;
@@ -56,7 +57,8 @@ async fn run_verb(instance: &Instance, command: Command) -> Result<(), CliError>
         Command::Tool(command) => tool::run(instance, command).await,
         Command::Search(args) => search::run(instance, args).await,
         Command::Agent(command) => agent::run(instance, command).await,
-        Command::Policy(command) => policy::run(instance, &command),
+        Command::Policy(command) => policy::run(instance, &command).await,
+        Command::Ask(command) => ask::run(instance, command).await,
         Command::Audit(command) => audit::run(instance, command).await,
         Command::Hook(_) => hook::run(instance).await,
         Command::Daemon(_) | Command::Completions(_) | Command::Man(_) => Ok(()),

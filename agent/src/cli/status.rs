@@ -74,6 +74,15 @@ fn text(status: &StatusView) -> String {
         field("rate", format!("{}: {}", used.whose, rate(used)));
     }
     field("policy", policy(&status.policy));
+    if let Some(error) = status.policy["refused"]["error"].as_str() {
+        field("  REFUSED", format!("the files as they are now; the former policies are in force: {error}"));
+    }
+    for fenced in status.policy["fenced"].as_array().into_iter().flatten() {
+        field("  FENCED", format!("every call of {} is denied: {}", word(&fenced["tool"]), word(&fenced["error"])));
+    }
+    if status.asks > 0 {
+        field("asks", format!("{} calls wait for a human: `lazaret ask list`", status.asks));
+    }
     field(
         "sockets",
         format!("{} (agents), {} (operators)", status.mcp_socket.display(), status.admin_socket.display()),

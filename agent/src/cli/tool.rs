@@ -19,7 +19,7 @@ pub async fn run(instance: &Instance, command: ToolCommand) -> Result<(), CliErr
 }
 
 /// `server:tool`; a server's name has no colon, a tool's may.
-fn split(text: &str) -> Result<(&str, &str), CliError> {
+pub fn split(text: &str) -> Result<(&str, &str), CliError> {
     match text.split_once(':') {
         Some((server, tool)) if !server.is_empty() && !tool.is_empty() => Ok((server, tool)),
         _ => Err(CliError::Usage(format!(

@@ -3,19 +3,23 @@
 //! Invariant: whatever cannot be evaluated is a denial. Cedar itself skips a policy that errs, a
 //! `forbid` too; here one error denies the call.
 
-use std::collections::HashMap;
+mod entities;
+mod explain;
+mod slices;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicySet, Request,
-    ResourceConstraint, RestrictedExpression as Value, Schema,
-};
-use serde::Serialize;
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityId, EntityTypeName, EntityUid, Policy, Request};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-use super::derive::{self, Derived};
+pub use self::explain::{Explanation, Near};
+use self::slices::Slices;
+use super::derive::{Derived, TooMuch};
+use super::input::InputType;
 use super::load::{self, PolicyError};
-use crate::admission::{Server, Source, Tool};
+use crate::admission::{Server, Tool};
 use crate::identity::{Agent, Evidence};
 use crate::proxy::json::Json;
 
@@ -25,6 +29,7 @@ pub struct Facts<'a> {
     pub server: &'a Server,
     pub tool: &'a Tool,
     pub arguments: &'a Json,
+    pub derived: &'a Result<Derived, TooMuch>,
     pub arguments_digest: &'a str,
     pub transport: &'a str,
     pub uid: u32,
@@ -52,7 +57,36 @@ pub struct Refusal {
     pub cause: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What the policies say of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ruling {
+    Permit(Grounds),
+    /// Denied as it is; the policies permit it once a human has approved it.
+    Ask {
+        without: Refusal,
+        with: Grounds,
+    },
+    Deny(Refusal),
+}
+
+impl Ruling {
+    /// The stricter of this and what they say of `above`, which the caller acts for.
+    #[must_use]
+    pub fn and(self, above: &Agent, theirs: Self) -> Self {
+        let of = |refusal: Refusal| {
+            let reason = format!("{} may not do this itself: {}", above.address, refusal.reason);
+            Refusal { reason, ..refusal }
+        };
+        match (self, theirs) {
+            (Self::Deny(own), _) => Self::Deny(own),
+            (_, Self::Deny(theirs)) => Self::Deny(of(theirs)),
+            (Self::Permit(with), Self::Ask { without, .. }) => Self::Ask { without: of(without), with },
+            (own, _) => own,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicySource {
     Builtin,
@@ -60,26 +94,47 @@ pub enum PolicySource {
 }
 
 /// What is in force, for `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub source: PolicySource,
     pub dir: PathBuf,
     /// Number of policies.
     pub count: usize,
     pub files: Vec<PathBuf>,
+    /// Why the files as they are now are not in force; what was before is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// Approved tools that nobody can call: their policies do not fit their arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<Fenced>,
+    /// Tools that policies speak of by argument, and that are not approved: those policies wait unchecked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asleep: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    pub at: Timestamp,
+    pub error: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// `server:tool`.
+    pub tool: String,
+    pub error: String,
 }
 
 pub struct Engine {
     dir: PathBuf,
     rules: RwLock<Arc<Rules>>,
+    refused: RwLock<Option<Refused>>,
 }
 
-/// Policies by the resource that their head names, so that a call meets only those that can match.
 struct Rules {
-    schema: Schema,
+    slices: Slices,
     types: Types,
-    general: PolicySet,
-    by_resource: HashMap<EntityUid, PolicySet>,
+    authorizer: Authorizer,
     description: Description,
 }
 
@@ -90,46 +145,103 @@ struct Types {
     call: EntityUid,
 }
 
+/// What stands in the context besides what the call itself gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Approval {
+    #[default]
+    None,
+    Human,
+}
+
+impl Approval {
+    fn as_str(self) -> &'static str {
+        match self {
+            Approval::None => "none",
+            Approval::Human => "human",
+        }
+    }
+}
+
 impl Engine {
-    /// Reads the policies of `dir`; all of them are valid, or this fails.
+    /// Reads the policies of `dir`; all of them are valid, or this fails. Arguments of tools are
+    /// held against the tool at the call.
     pub fn load(dir: &Path) -> Result<Self, PolicyError> {
-        Ok(Self { dir: dir.into(), rules: RwLock::new(Arc::new(Rules::load(dir)?)) })
+        Ok(Self { dir: dir.into(), rules: RwLock::new(Arc::new(Rules::load(dir)?)), refused: RwLock::default() })
     }
 
-    /// Reads them again. On an error, `confirm`'s too, the former ones stay in force.
-    pub fn reload<E: From<PolicyError>>(
+    /// Reads them again, and holds them against the approved tools. On an error, `confirm`'s too,
+    /// the former ones stay in force.
+    pub fn reload<E: From<PolicyError> + std::fmt::Display>(
         &self,
+        approved: &[Tool],
         confirm: impl FnOnce(&Description) -> Result<(), E>,
     ) -> Result<Description, E> {
-        let rules = Arc::new(Rules::load(&self.dir)?);
-        let description = rules.description.clone();
-        confirm(&description)?;
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
-        Ok(description)
+        let reloaded = Rules::load(&self.dir).and_then(|rules| rules.slices.check(approved).map(|()| rules));
+        let reloaded = reloaded.map_err(E::from).and_then(|rules| {
+            let description = rules.describe(approved);
+            confirm(&description)?;
+            *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+            Ok(description)
+        });
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) =
+            reloaded.as_ref().err().map(|e| Refused { at: Timestamp::now(), error: e.to_string() });
+        reloaded
+    }
+
+    /// Whether the policies fit the approved tools; the fault names file, line and column.
+    pub fn check(&self, approved: &[Tool]) -> Result<(), PolicyError> {
+        self.rules().slices.check(approved)
     }
 
     pub fn describe(&self) -> Description {
-        self.rules().description.clone()
+        self.describe_with(&[])
+    }
+
+    /// The same, held against the tools that are approved now.
+    pub fn describe_with(&self, approved: &[Tool]) -> Description {
+        let refused = self.refused.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Description { refused, ..self.rules().describe(approved) }
     }
 
     fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the policies say of the call as it is.
     pub fn judge(&self, facts: &Facts<'_>) -> Result<Grounds, Refusal> {
+        self.rules().judge(facts, Approval::None)
+    }
+
+    /// What they say of it when somebody has approved it.
+    pub fn judge_approved(&self, facts: &Facts<'_>) -> Result<Grounds, Refusal> {
+        self.rules().judge(facts, Approval::Human)
+    }
+
+    /// The same set of policies, asked both ways.
+    pub fn rule(&self, facts: &Facts<'_>) -> Ruling {
         let rules = self.rules();
-        match rules.ask(facts) {
-            Ok(Question { request, entities, resources }) => rules.answer(&request, &entities, &resources),
-            Err(cause) => Err(Refusal::undecided(cause)),
+        match rules.judge(facts, Approval::None) {
+            Ok(grounds) => Ruling::Permit(grounds),
+            // What could not be evaluated is not for a human to wave through.
+            Err(refusal) if refusal.cause.is_some() => Ruling::Deny(refusal),
+            Err(without) => match rules.judge(facts, Approval::Human) {
+                Ok(with) => Ruling::Ask { without, with },
+                Err(_) => Ruling::Deny(without),
+            },
         }
+    }
+
+    /// Which policies decide, which came near, and what would change it.
+    pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        self.rules().explain(facts)
     }
 }
 
-/// A call in Cedar's terms; `resources` are the tool and its server.
+/// A call in Cedar's terms; `at` are the entities that slices go by.
 struct Question {
     request: Request,
     entities: Entities,
-    resources: [EntityUid; 2],
+    at: [EntityUid; 3],
 }
 
 impl Refusal {
@@ -137,6 +249,16 @@ impl Refusal {
         Self {
             reason: "the policies could not be evaluated for this call".into(),
             next_step: "ask the operator to look at `lazaret audit tail` and `lazaret policy check`".into(),
+            policies: Vec::new(),
+            cause: Some(cause),
+        }
+    }
+
+    /// The agent can do something about it.
+    fn mistyped(cause: String) -> Self {
+        Self {
+            reason: cause.clone(),
+            next_step: "give the arguments as the inputSchema of the tool has them".into(),
             policies: Vec::new(),
             cause: Some(cause),
         }
@@ -155,51 +277,69 @@ impl Rules {
             call: EntityUid::from_type_name_and_id(name("Action")?, EntityId::new("call")),
         };
         let source = if loaded.files.is_empty() { PolicySource::Builtin } else { PolicySource::Files };
-        let description = Description { source, dir: dir.into(), count: loaded.policies.len(), files: loaded.files };
-        let mut rules =
-            Self { schema: loaded.schema, types, general: PolicySet::new(), by_resource: HashMap::new(), description };
-        for policy in loaded.policies {
-            let slice = match policy.resource_constraint() {
-                ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                    rules.by_resource.entry(uid).or_default()
-                }
-                ResourceConstraint::Any | ResourceConstraint::Is(_) => &mut rules.general,
-            };
-            slice.add(policy).map_err(|e| bug(e.to_string()))?;
-        }
-        Ok(rules)
+        let description = Description {
+            source,
+            dir: dir.into(),
+            count: loaded.policies.len(),
+            files: loaded.files,
+            refused: None,
+            fenced: Vec::new(),
+            asleep: Vec::new(),
+        };
+        let slices = Slices::of(loaded.schema, loaded.policies).map_err(bug)?;
+        Ok(Self { slices, types, authorizer: Authorizer::new(), description })
     }
 
-    fn ask(&self, facts: &Facts<'_>) -> Result<Question, String> {
-        let derived = derive::derive(facts.arguments).map_err(|e| e.to_string())?;
-        let uid = |kind: &EntityTypeName, id: &str| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id));
-        let principal = uid(&self.types.agent, facts.agent.address.as_str());
-        let server = uid(&self.types.server, &facts.server.name);
+    fn describe(&self, approved: &[Tool]) -> Description {
+        let (fenced, asleep) = self.slices.misfits(approved);
+        Description { fenced, asleep, ..self.description.clone() }
+    }
+
+    fn judge(&self, facts: &Facts<'_>, approval: Approval) -> Result<Grounds, Refusal> {
+        let question = self.question(facts, approval)?;
+        self.answer(&question)
+    }
+
+    fn uid(&self, kind: &EntityTypeName, id: &str) -> EntityUid {
+        EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+    }
+
+    fn question(&self, facts: &Facts<'_>, approval: Approval) -> Result<Question, Refusal> {
+        let undecided = |e: String| Refusal::undecided(e);
+        let derived = facts.derived.as_ref().map_err(|e| undecided(e.to_string()))?;
+        let principal = self.uid(&self.types.agent, facts.agent.address.as_str());
+        let server = self.uid(&self.types.server, &facts.server.name);
         // No server's name holds a colon: the id is unambiguous.
-        let tool = uid(&self.types.tool, &format!("{}:{}", facts.server.name, facts.tool.name));
+        let tool = self.uid(&self.types.tool, &tool_id(&facts.server.name, &facts.tool.name));
+        let mut context = entities::context(facts, derived, approval.as_str());
+        let typed = self.slices.types_for(&tool, facts.tool).map_err(undecided)?;
+        if let Some(typed) = &typed {
+            let input = typed.input.values(facts.arguments).map_err(|e| Refusal::mistyped(e.to_string()))?;
+            context.push(("input".to_owned(), input));
+        }
+        let schema = typed.as_ref().map_or(&self.slices.schema, |typed| &typed.schema);
         let entities = Entities::from_entities(
             [
-                entity(principal.clone(), agent_attrs(facts.agent), [])?,
-                entity(server.clone(), server_attrs(facts.server), [])?,
-                entity(tool.clone(), tool_attrs(facts.tool), [server.clone()])?,
+                entities::entity(principal.clone(), entities::agent_attrs(facts.agent), []).map_err(undecided)?,
+                entities::entity(server.clone(), entities::server_attrs(facts.server), []).map_err(undecided)?,
+                entities::entity(tool.clone(), entities::tool_attrs(facts.tool), [server.clone()])
+                    .map_err(undecided)?,
             ],
             // The functions above make what the schema asks for; tests hold them to it.
-            cfg!(debug_assertions).then_some(&self.schema),
+            cfg!(debug_assertions).then_some(schema),
         )
-        .map_err(|e| e.to_string())?;
-        let context = Context::from_pairs(context(facts, derived)).map_err(|e| e.to_string())?;
-        let request = Request::new(principal, self.types.call.clone(), tool.clone(), context, Some(&self.schema))
-            .map_err(|e| e.to_string())?;
-        Ok(Question { request, entities, resources: [tool, server] })
+        .map_err(|e| undecided(e.to_string()))?;
+        let context = Context::from_pairs(context).map_err(|e| undecided(e.to_string()))?;
+        let request = Request::new(principal.clone(), self.types.call.clone(), tool.clone(), context, Some(schema))
+            .map_err(|e| undecided(e.to_string()))?;
+        Ok(Question { request, entities, at: [tool, server, principal] })
     }
 
     /// Cedar's own rule over the slices together: one forbid denies, else one permit permits.
-    fn answer(&self, request: &Request, entities: &Entities, resources: &[EntityUid; 2]) -> Result<Grounds, Refusal> {
-        let authorizer = Authorizer::new();
+    fn answer(&self, question: &Question) -> Result<Grounds, Refusal> {
         let (mut permits, mut forbids) = (Vec::new(), Vec::new());
-        let slices = resources.iter().filter_map(|uid| self.by_resource.get(uid));
-        for slice in slices.chain([&self.general]) {
-            let response = authorizer.is_authorized(request, slice, entities);
+        for slice in self.slices.sets(&question.at) {
+            let response = self.authorizer.is_authorized(&question.request, slice, &question.entities);
             let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
             if !errors.is_empty() {
                 return Err(Refusal::undecided(errors.join("; ")));
@@ -233,6 +373,10 @@ impl Rules {
     }
 }
 
+pub(super) fn tool_id(server: &str, tool: &str) -> String {
+    format!("{server}:{tool}")
+}
+
 fn name(policy: &Policy) -> String {
     policy.id().to_string()
 }
@@ -240,75 +384,6 @@ fn name(policy: &Policy) -> String {
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
-}
-
-fn entity<const A: usize, const P: usize>(
-    uid: EntityUid,
-    attrs: [(&str, Option<String>); A],
-    parents: [EntityUid; P],
-) -> Result<Entity, String> {
-    let attrs = attrs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?)))).collect();
-    Entity::new(uid, attrs, parents.into_iter().collect()).map_err(|e| e.to_string())
-}
-
-fn agent_attrs(agent: &Agent) -> [(&'static str, Option<String>); 7] {
-    [
-        ("address", Some(agent.address.to_string())),
-        ("name", Some(agent.address.name().into())),
-        ("domain", Some(agent.address.domain().into())),
-        ("did", Some(agent.did.clone())),
-        ("owner", agent.owner.clone()),
-        ("state", Some(agent.state.to_string())),
-        ("vouch", Some(agent.vouch.to_string())),
-    ]
-}
-
-fn server_attrs(server: &Server) -> [(&'static str, Option<String>); 3] {
-    let (source, package) = match &server.launch.source {
-        Source::Npm { package, .. } => ("npm", Some(package.clone())),
-        Source::Pypi { package, .. } => ("pypi", Some(package.clone())),
-        Source::Local { .. } => ("local", None),
-        Source::Image { image, .. } => ("image", Some(image.clone())),
-        Source::Remote(remote) => ("remote", Some(remote.url().to_string())),
-    };
-    [("name", Some(server.name.clone())), ("source", Some(source.into())), ("package", package)]
-}
-
-fn tool_attrs(tool: &Tool) -> [(&'static str, Option<String>); 4] {
-    [
-        ("name", Some(tool.name.clone())),
-        ("server", Some(tool.server.clone())),
-        ("digest", Some(tool.digest.clone())),
-        ("state", Some(tool.state.to_string())),
-    ]
-}
-
-fn context(facts: &Facts<'_>, derived: Derived) -> Vec<(String, Value)> {
-    let names = facts.arguments.as_object().unwrap_or_default().iter().map(|(name, _)| name.value.clone());
-    let mut pairs = vec![
-        ("approval", text("none".into())),
-        ("arguments", set(names)),
-        ("arguments_digest", text(facts.arguments_digest.into())),
-        ("depth", Value::new_long(facts.depth.into())),
-        ("evidence", text(facts.evidence.to_string())),
-        ("path_canon", set(derived.path_canon)),
-        ("path_ancestors", set(derived.path_ancestors)),
-        ("path_unresolved", Value::new_bool(derived.path_unresolved)),
-        ("transport", text(facts.transport.into())),
-        ("uid", Value::new_long(facts.uid.into())),
-        ("url_host", set(derived.url_host)),
-    ];
-    pairs.extend(facts.human.map(|human| ("human", text(human.to_owned()))));
-    pairs.extend(derived.path_common.map(|path| ("path_common", text(path))));
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn text(value: String) -> Value {
-    Value::new_string(value)
-}
-
-fn set(values: impl IntoIterator<Item = String>) -> Value {
-    Value::new_set(values.into_iter().map(text))
 }
 
 #[cfg(test)]

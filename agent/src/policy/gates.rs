@@ -6,15 +6,19 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+mod waiting;
+
+pub use self::waiting::Waited;
+use super::asks::Asks;
 use super::caller::{self, Caller};
-use super::permits::{Denied, ForwardPermit, Registered, Wish};
+use super::permits::{Asking, Denied, ForwardPermit, Registered, Ruled, Wish};
 use super::rate::{RateLimiter, RateUse};
-use super::{Engine, PolicyError};
-use crate::admission::Admission;
+use super::{Description, Engine, Explanation, Facts, PolicyError, derive};
+use crate::admission::{Admission, pins};
 use crate::audit::{AuditError, AuditLog, Entry, Flood, Kind, Outcome};
-use crate::config::RateConfig;
+use crate::config::{AskConfig, RateConfig};
 use crate::identity::hooks::HookNotes;
-use crate::identity::{Address, Registry, SessionIdentity};
+use crate::identity::{Address, Agent, AgentState, Evidence, Registry, SessionIdentity};
 use crate::proxy::json::Json;
 use crate::store::StoreError;
 
@@ -31,6 +35,14 @@ pub struct Gates {
     audit: Arc<AuditLog>,
     denials: Flood<Address>,
     hooks: HookNotes,
+    asks: Arc<Asks>,
+}
+
+/// What came of a call at the gates.
+pub enum Admitted {
+    Forward(ForwardPermit),
+    /// It waits for a human.
+    Ask(Asking),
 }
 
 impl Gates {
@@ -44,14 +56,81 @@ impl Gates {
     ) -> Result<Self, PolicyError> {
         let engine = Engine::load(policy_dir)?;
         let rate = RateLimiter::open(rate, &registry).map_err(PolicyError::Rate)?;
+        let asks = Asks::new(AskConfig::default(), audit.clone());
         let (denials, hooks) = (Flood::new(MOST_DENIALS), HookNotes::default());
-        Ok(Self { registry, admission, rate, engine, audit, denials, hooks })
+        let gates = Self { registry, admission, rate, engine, audit, denials, hooks, asks };
+        // What does not fit a tool fences that tool, and does not keep the daemon from its other work.
+        for fenced in gates.policies().fenced {
+            tracing::error!(tool = fenced.tool, "every call of this tool is denied: {}", fenced.error);
+        }
+        Ok(gates)
+    }
+
+    pub fn with_asks(mut self, config: AskConfig) -> Self {
+        self.asks = Asks::new(config, self.audit.clone());
+        self
+    }
+
+    /// What the policies would say of a call; nothing is counted, recorded or forwarded. The error
+    /// says why it would not come as far as the policies.
+    pub fn explain(
+        &self,
+        agent: Agent,
+        server: &str,
+        tool: &str,
+        arguments: &Json,
+        uid: u32,
+    ) -> Result<Explanation, String> {
+        let no = |gate: &str, cause: String| {
+            format!("the call would be denied before the policies are asked, at the gate {gate}: {cause}")
+        };
+        if agent.state != AgentState::Active {
+            return Err(no("registration", format!("the agent {} is {}", agent.address, agent.state)));
+        }
+        if !agent.may_call(server, tool) {
+            return Err(no("routing", "the agent's registered actions do not name it".to_owned()));
+        }
+        let (server, tool) =
+            super::permits::routable(&self.admission, server, tool).map_err(|cause| no("routing", cause))?;
+        let facts = Facts {
+            agent: &agent,
+            server: &server,
+            tool: &tool,
+            arguments,
+            derived: &derive::derive(arguments),
+            arguments_digest: &pins::arguments_digest(arguments),
+            transport: "unix",
+            uid,
+            depth: 1,
+            evidence: Evidence::Proven,
+            human: agent.owner.as_deref(),
+        };
+        Ok(self.engine.explain(&facts))
+    }
+
+    pub fn asks(&self) -> &Arc<Asks> {
+        &self.asks
+    }
+
+    /// What is in force, and where it does not fit the tools that are approved now.
+    pub fn policies(&self) -> Description {
+        match self.admission.approved_tools() {
+            Ok(tools) => self.engine.describe_with(&tools),
+            Err(e) => {
+                tracing::error!("the policies cannot be held against the approved tools: {e}");
+                self.engine.describe()
+            }
+        }
     }
 
     /// Reads the policies again: all of them are valid, recorded and in force, or nothing changed.
     pub fn reload(&self) -> Result<(), PolicyError> {
         let entry = |outcome, reason| Entry::new(Kind::Admin, outcome, "daemon").reason(reason);
-        let reloaded = self.engine.reload(|description| {
+        let tools = match self.admission.approved_tools() {
+            Ok(tools) => tools,
+            Err(e) => return Err(PolicyError::Tools(e.to_string())),
+        };
+        let reloaded = self.engine.reload(&tools, |description| {
             let entry = entry(Outcome::Ok, "policies reloaded").detail(json!(description));
             self.audit.record(entry).map(drop).map_err(PolicyError::from)
         });
@@ -96,10 +175,27 @@ impl Gates {
         arguments: Json,
         others: Json,
     ) -> Result<ForwardPermit, Denied> {
+        match self.admit_or_ask(session, (server, tool), arguments, others, None)? {
+            Admitted::Forward(permit) => Ok(permit),
+            // Whoever asks this way cannot wait.
+            Admitted::Ask(asking) => Err(self.refuse(&asking, None)),
+        }
+    }
+
+    /// Judges one call, which may come to wait for a human. `handle` is that of a call that waits
+    /// already, and is sent again.
+    pub fn admit_or_ask(
+        &self,
+        session: &SessionIdentity,
+        (server, tool): (&str, &str),
+        arguments: Json,
+        others: Json,
+        handle: Option<&str>,
+    ) -> Result<Admitted, Denied> {
         let caller = Caller { session, asserted: caller::asserted(&others, session.uid(), &self.hooks) };
         let wish = Wish::new(arguments, others);
         let described = wish.described().clone();
-        self.walk(caller.clone(), server, tool, wish)
+        self.walk(caller.clone(), (server, tool), wish, handle)
             .inspect_err(|denied| self.write_denial(&caller, (server, tool), None, described, denied))
     }
 
@@ -112,13 +208,22 @@ impl Gates {
         })
     }
 
-    fn walk(&self, caller: Caller<'_>, server: &str, tool: &str, wish: Wish) -> Result<ForwardPermit, Denied> {
-        Registered::check(caller, &self.registry)?
+    fn walk(
+        &self,
+        caller: Caller<'_>,
+        (server, tool): (&str, &str),
+        wish: Wish,
+        handle: Option<&str>,
+    ) -> Result<Admitted, Denied> {
+        let ruled = Registered::check(caller, &self.registry)?
             .route(&self.admission, server, tool)?
             .rate(&self.rate)?
             .unrevoked(&self.registry, &self.admission)?
-            .permit(&self.engine, wish)?
-            .record(&self.audit)
+            .permit_or_ask(&self.engine, wish, &self.asks, handle)?;
+        match ruled {
+            Ruled::Permitted(permitted) => permitted.record(&self.audit).map(Admitted::Forward),
+            Ruled::Asking(asking) => Ok(Admitted::Ask(asking)),
+        }
     }
 
     /// Records what became of a call: `ok`, `error`, or `unknown` where nobody saw its end.

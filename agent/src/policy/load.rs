@@ -3,18 +3,22 @@
 //! Invariant: what is loaded has passed Cedar's strict validation against the embedded schema, so
 //! that no policy can read an attribute that a call may lack (such a `forbid` would be skipped).
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use cedar_policy::ffi::DetailedError;
-use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use std::sync::Arc;
 
+use cedar_policy::ffi::DetailedError;
+use cedar_policy::{EntityUid, Policy, PolicyId, PolicySet, ResourceConstraint, Schema, ValidationMode, Validator};
+use serde_json::Value;
+
+use super::input::SCHEMA;
 use crate::audit::AuditError;
 use crate::config::line_column;
 
-const SCHEMA: &str = include_str!("schema.cedarschema");
 const BUILTIN: &str = include_str!("builtin.cedar");
 const MAX_FILE: u64 = 1 << 20;
 
@@ -32,6 +36,8 @@ pub enum PolicyError {
     Faults(Vec<PolicyFault>),
     #[error("cannot read the built-in policy schema: {0}; report this as a bug")]
     Schema(String),
+    #[error("cannot hold the policies against the approved tools: {0}; the former policies stay in force")]
+    Tools(String),
     #[error(transparent)]
     Audit(#[from] AuditError),
     #[error("cannot read what was used of the rate limits: {0}")]
@@ -53,23 +59,55 @@ impl fmt::Display for PolicyFault {
     }
 }
 
-fn join(faults: &[PolicyFault]) -> String {
+pub(super) fn join(faults: &[PolicyFault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) struct Loaded {
     pub schema: Schema,
-    /// Each under an id that names its file, or the one that its `@id` gives.
-    pub policies: Vec<Policy>,
+    pub policies: Vec<LoadedPolicy>,
     /// The files that they came from; empty for the built-in policy.
     pub files: Vec<PathBuf>,
+}
+
+/// One policy, and where it stands.
+#[derive(Clone)]
+pub(super) struct LoadedPolicy {
+    /// Under an id that names its file, or the one that its `@id` gives.
+    pub policy: Policy,
+    /// The tool whose arguments it speaks of; then it is validated against that tool's types.
+    pub tool: Option<EntityUid>,
+    path: PathBuf,
+    text: Arc<str>,
+}
+
+impl LoadedPolicy {
+    pub fn fault(&self, message: String) -> PolicyFault {
+        PolicyFault { path: self.path.clone(), line: 1, column: 1, message: format!("{}: {message}", self.policy.id()) }
+    }
+
+    /// Where it names an argument, by the first place in its file.
+    pub fn fault_of_argument(&self, name: &str, message: String) -> PolicyFault {
+        let places = [format!("input.{name}"), format!("input has {name}"), format!("input[\"{name}\"]")];
+        let offset = places.iter().filter_map(|place| self.text.find(place.as_str())).min().unwrap_or_default();
+        let (line, column) = line_column(&self.text, offset);
+        PolicyFault { line, column, ..self.fault(message) }
+    }
+
+    /// The arguments that it asks about by name.
+    pub fn input_names(&self) -> BTreeSet<String> {
+        input_names(&self.policy)
+    }
+
+    pub fn fault_at(&self, error: &cedar_policy::ValidationError) -> PolicyFault {
+        fault(&self.path, &self.text, &DetailedError::from(error))
+    }
 }
 
 /// Reads `dir`. A missing directory, or one without a `*.cedar` file, means the built-in policy;
 /// files that hold no policy mean that nothing is permitted.
 pub(super) fn load(dir: &Path) -> Result<Loaded, PolicyError> {
-    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| PolicyError::Schema(e.to_string()))?;
-    let mut loader = Loader { validator: Validator::new(schema.clone()), policies: Vec::new(), faults: Vec::new() };
+    let mut loader = Loader::new()?;
     let files = list(dir)?;
     for file in &files {
         loader.file(file)?;
@@ -80,7 +118,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded, PolicyError> {
     if !loader.faults.is_empty() {
         return Err(PolicyError::Faults(loader.faults));
     }
-    Ok(Loaded { schema, policies: loader.policies, files })
+    Ok(Loaded { schema: loader.schema, policies: loader.policies, files })
 }
 
 /// The `*.cedar` files of `dir` in the order of their names. Hidden files are an editor's.
@@ -104,12 +142,20 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, PolicyError> {
 }
 
 struct Loader {
+    schema: Schema,
+    ids: HashSet<PolicyId>,
     validator: Validator,
-    policies: Vec<Policy>,
+    policies: Vec<LoadedPolicy>,
     faults: Vec<PolicyFault>,
 }
 
 impl Loader {
+    fn new() -> Result<Self, PolicyError> {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| PolicyError::Schema(e.to_string()))?;
+        let validator = Validator::new(schema.clone());
+        Ok(Self { schema, ids: HashSet::new(), validator, policies: Vec::new(), faults: Vec::new() })
+    }
+
     fn file(&mut self, path: &Path) -> Result<(), PolicyError> {
         let failed = |source| PolicyError::Read { path: path.into(), source };
         let meta = std::fs::metadata(path).map_err(failed)?;
@@ -125,12 +171,10 @@ impl Loader {
     }
 
     fn text(&mut self, path: &Path, text: &str) {
-        let set = match PolicySet::from_str(text) {
+        let mut set = match PolicySet::from_str(text) {
             Ok(set) => set,
             Err(errors) => {
-                for error in errors.iter() {
-                    self.fault(path, text, &DetailedError::from(error));
-                }
+                self.faults.extend(errors.iter().map(|error| fault(path, text, &DetailedError::from(error))));
                 return;
             }
         };
@@ -139,15 +183,33 @@ impl Loader {
                 format!("{} is a template (`?principal` or `?resource`): write a policy for each case", template.id());
             self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
         }
-        for error in self.validator.validate(&set, ValidationMode::Strict).validation_errors() {
-            self.fault(path, text, &DetailedError::from(error));
+        let text: Arc<str> = text.into();
+        for policy in set.policies().cloned().collect::<Vec<_>>() {
+            let mut tool = None;
+            if reads_input(&policy) {
+                // Its types are the tool's own, and are looked at together with the tool.
+                if let Err(e) = set.remove_static(policy.id().clone()) {
+                    self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message: e.to_string() });
+                }
+                match policy.resource_constraint() {
+                    ResourceConstraint::Eq(uid) => tool = Some(uid),
+                    _ => {
+                        let message = format!(
+                            "{} reads context.input, which is known for one tool at a time; write `resource == Tool::\"server:tool\"` in its head",
+                            policy.id()
+                        );
+                        self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+                    }
+                }
+            }
+            self.policy(path, &text, &policy, tool);
         }
-        for policy in set.policies() {
-            self.policy(path, policy);
+        for error in self.validator.validate(&set, ValidationMode::Strict).validation_errors() {
+            self.faults.push(fault(path, &text, &DetailedError::from(error)));
         }
     }
 
-    fn policy(&mut self, path: &Path, policy: &Policy) {
+    fn policy(&mut self, path: &Path, text: &Arc<str>, policy: &Policy, tool: Option<EntityUid>) {
         let id = match policy.annotation("id").filter(|id| !id.is_empty()) {
             Some(id) => id.to_owned(),
             None => {
@@ -158,21 +220,64 @@ impl Loader {
             }
         };
         let id = PolicyId::new(id);
-        if self.policies.iter().any(|other| *other.id() == id) {
+        if !self.ids.insert(id.clone()) {
             let message = format!("the policy id {id} is taken by an earlier policy: give each @id once");
             self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
         }
-        self.policies.push(policy.new_id(id));
+        self.policies.push(LoadedPolicy { policy: policy.new_id(id), tool, path: path.into(), text: text.clone() });
     }
+}
 
-    fn fault(&mut self, path: &Path, text: &str, error: &DetailedError) {
-        let (line, column) = error.source_locations.first().map_or((1, 1), |label| line_column(text, label.loc.start));
-        let mut message = error.message.clone();
-        let label = error.source_locations.first().and_then(|label| label.label.as_deref());
-        for more in [label, error.help.as_deref()].into_iter().flatten() {
-            message.push_str("; ");
-            message.push_str(more);
-        }
-        self.faults.push(PolicyFault { path: path.into(), line, column, message });
+fn fault(path: &Path, text: &str, error: &DetailedError) -> PolicyFault {
+    let (line, column) = error.source_locations.first().map_or((1, 1), |label| line_column(text, label.loc.start));
+    let mut message = error.message.clone();
+    let label = error.source_locations.first().and_then(|label| label.label.as_deref());
+    for more in [label, error.help.as_deref()].into_iter().flatten() {
+        message.push_str("; ");
+        message.push_str(more);
     }
+    PolicyFault { path: path.into(), line, column, message }
+}
+
+/// Whether a policy names `context.input` anywhere.
+fn reads_input(policy: &Policy) -> bool {
+    // What has no JSON form is validated without the tool's types, which refuses `input`.
+    policy.to_json().is_ok_and(|json| any(&json, &mut |node| is_input(node)))
+}
+
+/// `context.input` in Cedar's JSON form, or the question whether there is one.
+fn is_input(node: &Value) -> bool {
+    node["attr"] == "input" && node["left"]["Var"] == "context"
+}
+
+/// The arguments that a policy asks about by name.
+fn input_names(policy: &Policy) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    if let Ok(json) = policy.to_json() {
+        any(&json, &mut |node| {
+            if is_input(&node["left"]["."])
+                && let Some(name) = node["attr"].as_str()
+            {
+                names.insert(name.to_owned());
+            }
+            false
+        });
+    }
+    names
+}
+
+/// Whether `is` holds for any object in a JSON tree.
+fn any(json: &Value, is: &mut impl FnMut(&Value) -> bool) -> bool {
+    match json {
+        Value::Object(members) => is(json) || members.values().any(|value| any(value, is)),
+        Value::Array(items) => items.iter().any(|item| any(item, is)),
+        _ => false,
+    }
+}
+
+/// Reads a text of policies as a file's, without the file: for whoever tries texts.
+pub fn try_text(text: &str) -> Result<usize, Vec<PolicyFault>> {
+    let Ok(mut loader) = Loader::new() else { return Ok(0) };
+    loader.text(Path::new("policy.cedar"), text);
+    if loader.faults.is_empty() { Ok(loader.policies.len()) } else { Err(loader.faults) }
 }

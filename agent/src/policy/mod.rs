@@ -4,16 +4,20 @@
 //! (`ARCHITECTURE.md`): registration, routing, rate, revocation, policy, intent. What a gate cannot
 //! decide it refuses, and each refusal is one audit record.
 
+pub mod asks;
 mod caller;
+pub mod cases;
 pub mod derive;
 mod engine;
 mod gates;
+pub mod input;
 mod load;
 mod permits;
 mod rate;
 
-pub use engine::{Description, Engine, Facts, Grounds, PolicySource, Refusal};
-pub use gates::Gates;
-pub use load::{PolicyError, PolicyFault};
-pub use permits::{Denied, ForwardPermit};
+pub use asks::{AskError, AskView, Asks, GrantView, HumanApproval};
+pub use engine::{Description, Engine, Explanation, Facts, Grounds, Near, PolicySource, Refusal, Ruling};
+pub use gates::{Admitted, Gates, Waited};
+pub use load::{PolicyError, PolicyFault, try_text};
+pub use permits::{Asking, Denied, ForwardPermit};
 pub use rate::{RateUse, Whose};

@@ -2,12 +2,18 @@
 //! the one before it by value, so that the order is the compiler's business and a permit is used
 //! once. Fields are private to this file; there is no other constructor.
 
+mod asking;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+pub use self::asking::Asking;
+pub(super) use self::asking::Ruled;
+use super::asks::HumanApproval;
 use super::caller::Caller;
-use super::engine::{Engine, Facts, Grounds, Refusal};
+use super::derive::{self, Derived, TooMuch};
+use super::engine::{Engine, Facts, Grounds, Refusal, Ruling};
 use super::rate::RateLimiter;
 use crate::admission::{Admission, AdmissionError, AdmissionState, Server, Tool, pins};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
@@ -45,6 +51,11 @@ impl Denied {
             cause: None,
             not_found: false,
         }
+    }
+
+    fn by_policy(refusal: Refusal) -> Self {
+        let Refusal { reason, next_step, policies, cause } = refusal;
+        Self { cause, policies: Some(policies), ..Self::new(POLICY, reason, next_step) }
     }
 
     /// Lazaret's own trouble: the agent learns that there is some, the log what it is.
@@ -101,6 +112,7 @@ pub(super) struct Permitted<'a> {
     routed: Routed<'a>,
     grounds: Grounds,
     wish: Wish,
+    approval: Option<HumanApproval>,
 }
 
 /// What an agent wants to be forwarded. It is judged, written down and forwarded as this one value.
@@ -108,6 +120,7 @@ pub(super) struct Wish {
     arguments: Json,
     others: Json,
     digest: String,
+    derived: Result<Derived, TooMuch>,
     described: Value,
 }
 
@@ -118,14 +131,18 @@ impl Wish {
             others = Json::object::<&str>([]);
         }
         let digest = pins::arguments_digest(&arguments);
+        let derived = derive::derive(&arguments);
         let mut described = describe_arguments(&arguments, &digest);
+        if let Ok(derived) = &derived {
+            described["facts"] = derived.described();
+        }
         let mut besides = others.clone();
         besides.remove("name");
         besides.remove("arguments");
         if besides.as_object().is_some_and(|members| !members.is_empty()) {
             described["other_params_digest"] = json!(pins::arguments_digest(&besides));
         }
-        Self { arguments, others, digest, described }
+        Self { arguments, others, digest, derived, described }
     }
 
     /// For the log: names and digests, never a value.
@@ -226,37 +243,42 @@ impl<'a> Rated<'a> {
     }
 }
 
-impl<'a> Unrevoked<'a> {
-    /// Gate 5. A sub-agent may no more than every agent that it acts for.
-    pub(super) fn permit(self, engine: &Engine, wish: Wish) -> Result<Permitted<'a>, Denied> {
-        let routed = self.0;
-        let caller = &routed.registered.caller;
-        let facts = Facts {
-            agent: &routed.registered.agent,
-            server: &routed.server,
-            tool: &routed.tool,
+impl Routed<'_> {
+    /// All that a policy can ask about this wish.
+    fn facts<'f>(&'f self, wish: &'f Wish) -> Facts<'f> {
+        let caller = &self.registered.caller;
+        Facts {
+            agent: &self.registered.agent,
+            server: &self.server,
+            tool: &self.tool,
             arguments: &wish.arguments,
+            derived: &wish.derived,
             arguments_digest: &wish.digest,
             transport: caller.session.transport().as_str(),
             uid: caller.session.uid(),
             depth: caller.depth(),
             evidence: caller.evidence(),
             human: caller.human(),
-        };
-        let denied = |refusal: Refusal| Denied {
-            cause: refusal.cause,
-            policies: Some(refusal.policies),
-            ..Denied::new(POLICY, refusal.reason, refusal.next_step)
-        };
-        let grounds = engine.judge(&facts).map_err(denied)?;
-        for above in &routed.registered.above {
-            let may_not = |refusal: Refusal| {
-                let reason = format!("{} may not do this itself: {}", above.address, refusal.reason);
-                denied(Refusal { reason, ..refusal })
-            };
-            engine.judge(&Facts { agent: above, ..facts }).map_err(may_not)?;
         }
-        Ok(Permitted { routed, grounds, wish })
+    }
+
+    /// What the policies say. A sub-agent may no more than every agent that it acts for.
+    fn rule(&self, engine: &Engine, wish: &Wish) -> Ruling {
+        let facts = self.facts(wish);
+        self.registered
+            .above
+            .iter()
+            .fold(engine.rule(&facts), |ruling, above| ruling.and(above, engine.rule(&Facts { agent: above, ..facts })))
+    }
+
+    /// What they say once a human has approved it.
+    fn rule_approved(&self, engine: &Engine, wish: &Wish) -> Result<Grounds, Refusal> {
+        let facts = self.facts(wish);
+        let grounds = engine.judge_approved(&facts)?;
+        for above in &self.registered.above {
+            engine.judge_approved(&Facts { agent: above, ..facts })?;
+        }
+        Ok(grounds)
     }
 }
 
@@ -274,6 +296,9 @@ impl Permitted<'_> {
         detail["policies"] = json!(self.grounds.policies);
         if let Some(signature) = caller.session.signature() {
             detail["signature"] = json!(signature);
+        }
+        if let Some(approval) = &self.approval {
+            detail["approval"] = approval.described();
         }
         let entry = Entry::new(Kind::Call, Outcome::Permit, agent.address.as_str())
             .agent(agent.address.as_str())
@@ -423,6 +448,11 @@ fn approved(gate: &'static str, admission: &Admission, server: &str, tool: &str)
         return Err(not_found(format!("the tool is {}", wanted.state)));
     }
     Ok((found, wanted))
+}
+
+/// Server and tool where they may be called; else the true cause, for operators.
+pub(super) fn routable(admission: &Admission, server: &str, tool: &str) -> Result<(Server, Tool), String> {
+    approved(ROUTING, admission, server, tool).map_err(|denied| denied.cause.unwrap_or(denied.reason))
 }
 
 /// Refuses unless server and tool are approved as they were when the call was routed to them.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -27,7 +28,11 @@ pub struct Door {
     /// Calls whose end is not on record yet, those of sessions that have ended among them.
     pub unfinished: TaskTracker,
     shelf: RwLock<Option<(u64, Arc<Shelf>)>>,
+    patience: RwLock<Duration>,
 }
+
+/// How long a call waits for a human before a client that hears no progress is told to come again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The approved tools as of one change of admission, by server and name.
 #[derive(Default)]
@@ -133,7 +138,17 @@ impl Door {
             hub,
             unfinished: TaskTracker::new(),
             shelf: RwLock::new(None),
+            patience: RwLock::new(PATIENCE),
         })
+    }
+
+    pub fn patience_for_asks(&self) -> Duration {
+        *self.patience.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub fn patience(&self, patience: Duration) {
+        *self.patience.write().unwrap() = patience;
     }
 
     pub fn limits(&self) -> Limits {

@@ -1,6 +1,7 @@
 //! The one way from a session to a tool: judge, forward exactly what was judged, write down the end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -14,7 +15,7 @@ use super::json::Json;
 use super::upstream::UpstreamError;
 use crate::audit::Outcome;
 use crate::identity::SessionIdentity;
-use crate::policy::{Denied, ForwardPermit, Gates};
+use crate::policy::{Admitted, Asking, Denied, ForwardPermit, Gates, Waited};
 
 /// Servers that a call is offered to; the second only where the first got nothing of it.
 const MOST_TRIES: u32 = 2;
@@ -27,7 +28,14 @@ pub struct Wanted {
     pub params: Json,
     /// `None` where the agent named none; they are judged as empty.
     pub arguments: Option<Json>,
+    /// What the client shows of a call of its own that waits for a human already.
+    pub handle: Option<String>,
+    /// How long the client waits for a human without hearing anything; `None` as long as it takes.
+    pub patience: Option<Duration>,
 }
+
+/// How often a client hears that its call still waits.
+const EVERY: Duration = Duration::from_secs(3);
 
 /// Why a call has no answer of the server's own.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +53,9 @@ pub enum Failure {
     /// Something that it stood on was revoked while the server worked on it; the server was told to stop.
     #[error("revoked during the call: {0}")]
     Revoked(Denied),
+    /// No failure: the client is to come again with this `requestState`.
+    #[error("the call waits for a human")]
+    ComeAgain(String),
     #[error("the call could not be written down: {0}")]
     Internal(String),
 }
@@ -70,7 +81,7 @@ pub async fn call(
     wanted: Wanted,
     progress: Option<mpsc::Sender<Json>>,
 ) -> Result<Reply, Failure> {
-    let Wanted { server, tool, params, arguments } = wanted;
+    let Wanted { server, tool, params, arguments, handle, patience } = wanted;
     let seat = places.clone().acquire_owned().await.map_err(|e| Failure::Internal(e.to_string()))?;
     let place = Place { _seat: seat, _unfinished: door.unfinished.token() };
     let (gates, session) = (door.gates.clone(), session.clone());
@@ -78,11 +89,53 @@ pub async fn call(
     let admitted = tokio::task::spawn_blocking(move || {
         let place = place;
         let arguments = arguments.unwrap_or_else(|| Json::object::<&str>([]));
-        let permit = gates.admit(&session, &server, &tool, arguments, params)?;
-        Ok::<_, Denied>(Ticket { gates, open: Some((permit, place)) })
+        Ok::<_, Denied>(match gates.admit_or_ask(&session, (&server, &tool), arguments, params, handle.as_deref())? {
+            Admitted::Forward(permit) => Step::Go(Ticket { gates, open: Some((permit, place)) }),
+            Admitted::Ask(asking) => Step::Wait(Box::new(asking), place),
+        })
     });
-    let ticket = admitted.await.map_err(|e| Failure::Internal(e.to_string()))??;
+    let ticket = match admitted.await.map_err(|e| Failure::Internal(e.to_string()))?? {
+        Step::Go(ticket) => ticket,
+        Step::Wait(asking, place) => ask(door, *asking, place, patience, progress.as_ref()).await?,
+    };
     forward(ticket, door, progress).await
+}
+
+enum Step {
+    Go(Ticket),
+    Wait(Box<Asking>, Place),
+}
+
+/// Waits for a human. A client that asked for progress hears of it; one that cannot is told to come again.
+async fn ask(
+    door: &Door,
+    asking: Asking,
+    place: Place,
+    patience: Option<Duration>,
+    progress: Option<&mpsc::Sender<Json>>,
+) -> Result<Ticket, Failure> {
+    let id = asking.id().to_owned();
+    let tell = |left: Duration| {
+        if let Some(progress) = progress {
+            // Counts up to nought, so that the tool's own progress, which starts there, still rises.
+            let secs = left.as_secs();
+            let message = format!("waiting for a human's approval ({id}), {secs} s left");
+            let told = Json::object([("progress", Json::number(-(secs as i64))), ("message", Json::string(message))]);
+            // A client that does not read is told the next time.
+            let _ = progress.try_send(told);
+        }
+    };
+    match door.gates.wait(&asking, patience, EVERY, tell).await? {
+        Waited::NotYet => Err(Failure::ComeAgain(asking.park())),
+        Waited::Answered => {
+            let gates = door.gates.clone();
+            let resumed = tokio::task::spawn_blocking(move || {
+                let permit = gates.resume(asking)?;
+                Ok::<_, Denied>(Ticket { gates, open: Some((permit, place)) })
+            });
+            Ok(resumed.await.map_err(|e| Failure::Internal(e.to_string()))??)
+        }
+    }
 }
 
 async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json>>) -> Result<Reply, Failure> {

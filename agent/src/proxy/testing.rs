@@ -106,7 +106,7 @@ pub(super) struct House {
     pub identity: SessionIdentity,
     /// The agent's, which signs the lines of [`House::connect_signing`] too.
     pub key: Option<AgentKey>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub(super) async fn house(expose: Expose) -> (House, Script) {
@@ -137,7 +137,7 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
         agent: agent.clone(),
         identity: SessionIdentity::for_test(&agent, &key),
         key: Some(private),
-        _dir: dir,
+        dir,
     };
     house.add("s", &[ECHO]);
     let server = house.door.admission.approve("s", "operator", None).unwrap();
@@ -169,6 +169,14 @@ impl House {
         let (identity, signer) = SessionIdentity::signing_for_test(&self.agent, self.key.take().unwrap());
         self.identity = identity;
         (self.connect(), signer)
+    }
+
+    /// Puts this policy in force, alone.
+    pub fn policy(&self, text: &str) {
+        let dir = self.dir.path().join("policy.d");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("p.cedar"), text).unwrap();
+        self.door.gates.reload().unwrap();
     }
 
     /// A session of the agent.

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod client;
 pub mod daemon;
+pub mod policy;
 pub mod read;
 pub mod server;
 pub mod shadow;
@@ -113,7 +114,9 @@ pub enum Command {
     #[command(subcommand)]
     Agent(agent::AgentCommand),
     #[command(subcommand)]
-    Policy(read::PolicyCommand),
+    Policy(policy::PolicyCommand),
+    #[command(subcommand)]
+    Ask(policy::AskCommand),
     #[command(subcommand)]
     Audit(read::AuditCommand),
     Hook(read::HookArgs),

@@ -1,4 +1,4 @@
-//! The verbs that only look: `status`, `doctor`, `search`, `policy`, `audit`, and the
+//! The verbs that only look: `status`, `doctor`, `search`, `audit`, and the
 //! two that print the command line itself.
 
 use std::path::PathBuf;
@@ -62,25 +62,6 @@ pub struct SearchArgs {
     /// Print one JSON line per query.
     #[arg(long, requires = "corpus")]
     pub jsonl: bool,
-}
-
-/// Policies that decide calls
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    Check(PolicyCheckArgs),
-}
-
-/// Parse and validate the policies; needs no daemon
-///
-/// Exits with 1 when a policy would not load.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lazaret policy check\n  lazaret policy check --dir ./policy.d")]
-pub struct PolicyCheckArgs {
-    /// Directory to check [default: policy.d beside the configuration]
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    #[command(flatten)]
-    pub json: Json,
 }
 
 /// The log of every decision

@@ -45,6 +45,7 @@ fn guard(status: &StatusView) -> Vec<Check> {
             "see what floods the host with spawns",
         ));
     }
+    checks.extend(policies(&status.policy));
     checks.push(match status.mode {
         Mode::Observe => Check::warn(
             "mode",
@@ -61,6 +62,27 @@ fn guard(status: &StatusView) -> Vec<Check> {
             "set [kernel] scope = \"host\" to guard everything",
         ),
     });
+    checks
+}
+
+/// What the daemon made of the policy files, where that is not all of it.
+fn policies(policy: &Value) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(error) = policy["refused"]["error"].as_str() {
+        checks.push(Check::fail(
+            "policies in force",
+            format!("the former ones: the files as they are now were refused: {error}"),
+            "correct the files; they are read again when they change",
+        ));
+    }
+    for fenced in policy["fenced"].as_array().into_iter().flatten() {
+        let text = |key: &str| fenced[key].as_str().unwrap_or("?").to_owned();
+        checks.push(Check::fail(
+            "policies in force",
+            format!("every call of {} is denied, its policies do not fit it: {}", text("tool"), text("error")),
+            "correct the policy by `lazaret policy schema --tool SERVER:TOOL`",
+        ));
+    }
     checks
 }
 

@@ -1,5 +1,7 @@
 //! Hosts of URLs. Clients disagree on `http://a\@b` and the like: every reading counts.
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 /// The hosts that some client would connect to if it were given `text`.
 pub(super) fn readings(text: &str) -> Vec<String> {
     let mut hosts = Vec::new();
@@ -25,7 +27,52 @@ pub(super) fn readings(text: &str) -> Vec<String> {
             add(host_of(host.split('@').next().unwrap_or_default()));
         }
     }
+    // An address that stands alone, with or without a port, is what some tool connects to.
+    let alone = text.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    if let Some(address) = alone.or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip())) {
+        add(&address.to_string());
+    }
+    // The IPv4 address that an IPv6 one stands for.
+    let mapped: Vec<String> = hosts.iter().filter_map(|host| mapped(host)).collect();
+    hosts.extend(mapped);
     hosts
+}
+
+fn mapped(host: &str) -> Option<String> {
+    let address: Ipv6Addr = host.trim_matches(['[', ']']).parse().ok()?;
+    address.to_ipv4().map(|v4| v4.to_string())
+}
+
+/// The scheme of what is written like a URL, lower case.
+pub(super) fn scheme(text: &str) -> Option<String> {
+    if let Ok(url) = url::Url::parse(text)
+        && (url.has_host() || matches!(url.scheme(), "file" | "data" | "javascript"))
+    {
+        return Some(url.scheme().to_owned());
+    }
+    let (scheme, _) = text.split_once("://")?;
+    let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');
+    (scheme.len() <= 64 && !scheme.is_empty() && scheme.bytes().all(plain)).then(|| scheme.to_ascii_lowercase())
+}
+
+/// The ports that some client would connect to.
+pub(super) fn ports(text: &str) -> Vec<u16> {
+    let mut ports = Vec::new();
+    if let Ok(url) = url::Url::parse(text)
+        && url.has_host()
+    {
+        ports.extend(url.port_or_known_default());
+    }
+    let of = |authority: &str| {
+        let behind = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        behind.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok())
+    };
+    if let Some(authority) = authority(text) {
+        ports.extend(of(authority));
+        ports.extend(of(authority.split('\\').next().unwrap_or_default()));
+    }
+    ports.extend(text.parse::<SocketAddr>().ok().map(|socket| socket.port()));
+    ports
 }
 
 /// What stands between `scheme://` (or a bare `//`) and the path.

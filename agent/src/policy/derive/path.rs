@@ -61,6 +61,26 @@ pub(super) fn of_file_url(text: &str) -> Option<String> {
     Some(percent_decode(&path))
 }
 
+/// What a path becomes where somebody decodes it; `None` where that changes nothing.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    if !text.contains('%') || text.len() > 3 * 4096 {
+        return None;
+    }
+    let once = percent_decode(text);
+    // `%252e` is `.` to whoever decodes twice.
+    let twice = percent_decode(&once);
+    (twice != text).then_some(twice)
+}
+
+/// The names in what is written like a path: absolute, relative, with a `~`, or one hidden file's name.
+pub(super) fn names(text: &str) -> impl Iterator<Item = &str> {
+    let path = text.len() <= 4096
+        && !text.contains('\n')
+        && (text.contains('/') || text.contains('\\') || text.starts_with(['.', '~']));
+    let parts = path.then(|| text.split(['/', '\\'])).into_iter().flatten();
+    parts.filter(|part| !matches!(*part, "" | "." | "..") && part.len() <= 255)
+}
+
 /// Lossy where the bytes are no UTF-8: such a path is in no policy either way.
 fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());

@@ -1,6 +1,6 @@
 use super::*;
 use crate::admission::{AdmissionState, LaunchDefinition};
-use crate::identity::{AgentState, PublicKey, Vouch};
+use crate::identity::{AgentState, Evidence, PublicKey, Vouch};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -54,11 +54,13 @@ fn tool(name: &str) -> Tool {
 fn judge(engine: &Engine, tool_name: &str, arguments: serde_json::Value) -> Result<Grounds, Refusal> {
     let (agent, server, tool) = (agent(), server(), tool(tool_name));
     let arguments = Json::from_value(&arguments);
+    let derived = crate::policy::derive::derive(&arguments);
     let facts = Facts {
         agent: &agent,
         server: &server,
         tool: &tool,
         arguments: &arguments,
+        derived: &derived,
         arguments_digest: "sha256:11",
         transport: "unix",
         uid: 1000,
@@ -101,6 +103,7 @@ fn without_files_the_built_in_policy_permits_active_agents_on_approved_tools() {
             server: &server,
             tool: &tool,
             arguments: &arguments,
+            derived: &crate::policy::derive::derive(&arguments),
             arguments_digest: "",
             transport: "unix",
             uid: 0,
@@ -225,12 +228,12 @@ fn all_files_are_loaded_or_none_and_the_former_policies_stay() {
     std::fs::write(dir.path().join("10-a.cedar"), "forbid (principal, action, resource);").unwrap();
     std::fs::write(dir.path().join("20-b.cedar"), "forbid (").unwrap();
     let fine = |_: &Description| Ok::<(), PolicyError>(());
-    assert!(engine.reload(fine).is_err());
+    assert!(engine.reload(&[], fine).is_err());
     assert!(judge(&engine, "read", json!({})).is_ok(), "the former policies are in force");
     std::fs::write(dir.path().join("20-b.cedar"), "").unwrap();
-    let refused = engine.reload(|_| Err(PolicyError::Schema("not confirmed".into())));
+    let refused = engine.reload(&[], |_| Err(PolicyError::Schema("not confirmed".into())));
     assert!(refused.is_err() && judge(&engine, "read", json!({})).is_ok());
-    assert_eq!(engine.reload(fine).unwrap().count, 1);
+    assert_eq!(engine.reload(&[], fine).unwrap().count, 1);
     assert_eq!(judge(&engine, "read", json!({})).unwrap_err().policies, ["10-a.cedar#1"]);
 }
 
@@ -252,6 +255,118 @@ fn a_tool_s_name_cannot_pass_for_another_s() {
     for name in ["read\" }", "READ", "read ", "x:read", ""] {
         assert!(judge(&engine, name, json!({})).is_err(), "{name}");
     }
+}
+
+fn typed_tool(name: &str, properties: serde_json::Value) -> Tool {
+    let descriptor = json!({"name": name, "inputSchema": {"type": "object", "properties": properties}}).to_string();
+    let digest = crate::admission::pins::arguments_digest(&Json::parse(&descriptor, 64).unwrap());
+    Tool { descriptor, digest, ..tool(name) }
+}
+
+fn judge_typed(engine: &Engine, tool: &Tool, arguments: serde_json::Value) -> Result<Grounds, Refusal> {
+    let (agent, server) = (agent(), server());
+    let arguments = Json::from_value(&arguments);
+    let derived = crate::policy::derive::derive(&arguments);
+    engine.judge(&Facts {
+        agent: &agent,
+        server: &server,
+        tool,
+        arguments: &arguments,
+        derived: &derived,
+        arguments_digest: "sha256:11",
+        transport: "unix",
+        uid: 1000,
+        depth: 1,
+        evidence: Evidence::Proven,
+        human: None,
+    })
+}
+
+const TYPED: &str = r#"@id("all") permit (principal, action, resource);
+@id("no-etc") forbid (principal, action, resource == Tool::"fs:read")
+when { context.input has path && context.input.path like "/etc/*" };"#;
+
+#[test]
+fn a_policy_speaks_of_the_arguments_of_its_tool_by_name() {
+    let engine = engine(TYPED);
+    let read = typed_tool("read", json!({"path": {"type": "string"}}));
+    assert!(judge_typed(&engine, &read, json!({"path": "/home/u/x"})).is_ok());
+    assert!(judge_typed(&engine, &read, json!({})).is_ok());
+    for path in ["/etc/shadow", "/home/u/../../etc/shadow", "//etc/x", "/./etc/x"] {
+        assert_eq!(judge_typed(&engine, &read, json!({"path": path})).unwrap_err().policies, ["no-etc"], "{path}");
+    }
+    for arguments in [json!({"path": ["/etc/shadow"]}), json!({"Path": "/etc/shadow"}), json!({"path": 1})] {
+        let refusal = judge_typed(&engine, &read, arguments.clone()).unwrap_err();
+        assert!(refusal.reason.contains("inputSchema"), "{arguments}: {refusal:?}");
+    }
+    assert!(judge(&engine, "write", json!({"path": "/etc/x"})).is_ok(), "the other tools are not typed");
+}
+
+#[test]
+fn a_tool_that_its_policies_do_not_fit_is_called_by_nobody_and_the_others_are() {
+    let dir = dir(&[("p.cedar", TYPED)]);
+    let engine = Engine::load(dir.path()).unwrap();
+    for changed in
+        [json!({"file": {"type": "string"}}), json!({"path": {"type": "integer"}}), json!({"path": {"type": "number"}})]
+    {
+        let read = typed_tool("read", changed);
+        let refusal = judge_typed(&engine, &read, json!({})).unwrap_err();
+        let cause = refusal.cause.unwrap();
+        assert!(cause.contains("p.cedar:3:"), "{cause}");
+        assert!(judge(&engine, "write", json!({})).is_ok());
+        let described = engine.describe_with(std::slice::from_ref(&read));
+        assert_eq!((described.fenced[0].tool.as_str(), described.fenced.len()), ("fs:read", 1));
+        let fine = |_: &Description| Ok::<(), PolicyError>(());
+        let refused = engine.reload(std::slice::from_ref(&read), fine).unwrap_err().to_string();
+        assert!(refused.contains("fs:read") && refused.contains("p.cedar:3:"), "{refused}");
+        assert!(engine.describe().refused.is_some(), "status says so");
+    }
+    assert_eq!(engine.describe_with(&[]).asleep, ["fs:read"], "a tool that is not approved breaks nothing");
+    assert!(engine.reload(&[], |_| Ok::<(), PolicyError>(())).is_ok() && engine.describe().refused.is_none());
+}
+
+#[test]
+fn arguments_without_a_tool_in_the_head_are_a_fault() {
+    for head in ["resource", "resource in Server::\"fs\"", "resource is Tool"] {
+        let text = format!("permit (principal, action, {head}) when {{ context.input has path }};");
+        assert!(faults(&text).contains("one tool at a time"), "{text}: {}", faults(&text));
+    }
+}
+
+#[test]
+fn an_explanation_names_the_condition_that_does_not_hold() {
+    let engine = engine(
+        r#"@id("mine") permit (principal, action, resource == Tool::"fs:read")
+             when { context.uid == 1000 && context.transport == "unix" && context.size_members < 2 && principal.vouch == "valid" };
+           @id("human") permit (principal, action, resource == Tool::"fs:write") when { context.approval == "human" };
+           @id("never") forbid (principal, action, resource == Tool::"fs:drop");
+           @id("other") permit (principal == Agent::"x@y.z.a", action, resource);"#,
+    );
+    let explain = |name: &str| {
+        let (agent, server, tool) = (agent(), server(), tool(name));
+        let arguments = Json::Object(Vec::new());
+        engine.explain(&Facts {
+            agent: &agent,
+            server: &server,
+            tool: &tool,
+            arguments: &arguments,
+            derived: &crate::policy::derive::derive(&arguments),
+            arguments_digest: "",
+            transport: "unix",
+            uid: 1000,
+            depth: 1,
+            evidence: Evidence::Proven,
+            human: None,
+        })
+    };
+    let read = explain("read");
+    assert_eq!((read.decision.as_str(), read.near.len()), ("deny", 1), "{read:?}");
+    assert_eq!((read.near[0].policy.as_str(), read.near[0].held), ("mine", 3));
+    assert!(read.near[0].failed.contains("vouch"), "{:?}", read.near[0]);
+    let write = explain("write");
+    assert_eq!((write.decision.as_str(), write.policies), ("ask", vec!["human".to_owned()]));
+    let drop = explain("drop");
+    assert_eq!((drop.decision.as_str(), drop.policies), ("deny", vec!["never".to_owned()]));
 }
 
 proptest::proptest! {

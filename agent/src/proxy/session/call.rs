@@ -8,7 +8,7 @@ use super::methods::Era;
 use super::{listing, tools};
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
-use crate::policy::Denied;
+use crate::policy::{Denied, asks};
 use crate::proxy::door::Door;
 use crate::proxy::envelope::{self, Reply, RequestId};
 use crate::proxy::forward::{self, Failure, Wanted};
@@ -54,7 +54,7 @@ impl Call {
             (Expose::Direct, _) => match listing::split(&name) {
                 Some((server, tool)) => {
                     let (server, tool) = (server.to_owned(), tool.to_owned());
-                    self.forward(Wanted { server, tool, params, arguments }).await
+                    self.forward(server, tool, params, arguments).await
                 }
                 None => Reply::Result(tools::not_found(&self.door, "", &name, self.era)),
             },
@@ -77,14 +77,17 @@ impl Call {
                 ));
             }
         };
-        self.forward(Wanted { server, tool, params, arguments }).await
+        self.forward(server, tool, params, arguments).await
     }
 
-    async fn forward(&self, mut wanted: Wanted) -> Reply {
+    async fn forward(&self, server: String, tool: String, mut params: Json, arguments: Option<Json>) -> Reply {
         // No task is offered, so that a wish for one is not passed on.
-        wanted.params.remove("task");
-        let token = hop_meta(&mut wanted.params);
-        let (server, tool) = (wanted.server.clone(), wanted.tool.clone());
+        params.remove("task");
+        let token = hop_meta(&mut params);
+        let handle = self.own_state(&mut params);
+        // A client of this era that hears no progress is told to come again before it gives up.
+        let patience = (self.era == Era::Stateless && token.is_none()).then(|| self.door.patience_for_asks());
+        let wanted = Wanted { server: server.clone(), tool: tool.clone(), params, arguments, handle, patience };
         let outcome = match token {
             None => forward::call(&self.door, &self.identity, &self.places, wanted, None).await,
             Some(token) => self.forward_with_progress(wanted, token).await,
@@ -92,8 +95,26 @@ impl Call {
         match outcome {
             Ok(Reply::Result(result)) => Reply::Result(self.era.complete(result)),
             Ok(error) => error,
+            Err(Failure::ComeAgain(state)) => Reply::Result(Json::object([
+                ("resultType", Json::string("input_required")),
+                ("requestState", Json::string(state)),
+            ])),
             Err(failure) => Reply::Result(self.explain(&failure, &server, &tool)),
         }
+    }
+
+    /// Takes our own `requestState` out of the request, and puts the server's back that stood there before.
+    fn own_state(&self, params: &mut Json) -> Option<String> {
+        let state = params.get("requestState").and_then(Json::as_str);
+        let handle = state.and_then(|state| state.strip_prefix(asks::STATE_PREFIX))?.to_owned();
+        match self.door.gates.asks().former_state(&handle) {
+            Some(state) => params.set("requestState", state),
+            None => {
+                params.remove("requestState");
+                params.remove("inputResponses");
+            }
+        }
+        Some(handle)
     }
 
     async fn forward_with_progress(&self, wanted: Wanted, token: Json) -> Result<Reply, Failure> {
@@ -181,7 +202,7 @@ impl Call {
                     "The server {server:?} cannot be used now; ask the operator to look at `lazaret server show {server}`."
                 )
             }
-            Failure::Internal(_) => {
+            Failure::Internal(_) | Failure::ComeAgain(_) => {
                 "Lazaret could not carry out the call; ask the operator to look at `lazaret status`.".to_owned()
             }
         };

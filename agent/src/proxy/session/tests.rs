@@ -490,7 +490,14 @@ async fn a_cancelled_call_keeps_its_place_until_its_end_is_on_record() {
     let (house, mut script) = house(Expose::Search).await;
     let places = Arc::new(Semaphore::new(1));
     let (door, identity) = (house.door.clone(), Arc::new(house.identity.clone()));
-    let wanted = forward::Wanted { server: "s".into(), tool: "echo".into(), params: Json::Null, arguments: None };
+    let wanted = forward::Wanted {
+        server: "s".into(),
+        tool: "echo".into(),
+        params: Json::Null,
+        arguments: None,
+        handle: None,
+        patience: None,
+    };
     {
         let call = forward::call(&door, &identity, &places, wanted, None);
         tokio::select! {
@@ -542,4 +549,119 @@ async fn what_an_agent_is_not_registered_for_is_neither_found_nor_described_nor_
     let listed = client.ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#).await;
     assert_eq!(listed.get("result").unwrap().to_text(), r#"{"tools":[]}"#);
     assert!(is_error(&client.ask(&call("s__echo", "{}")).await));
+}
+
+const ASKS: &str = r#"permit (principal, action, resource) when { context.approval == "human" };"#;
+
+/// The id of the one call that waits.
+async fn waiting(house: &House) -> String {
+    let mut news = house.door.gates.asks().news();
+    if let Some(ask) = house.door.gates.asks().list().0.first() {
+        return ask.id.clone();
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(30), news.recv()).await.unwrap().unwrap().id
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_human_and_goes_on_as_it_was() {
+    let (house, mut script, mut client) = session(Expose::Direct).await;
+    house.policy(ASKS);
+    let asks = house.door.gates.asks().clone();
+    client.say(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo","arguments":{"x":1.0},"_meta":{"progressToken":"p"}}}"#).await;
+    let progress = Json::parse(&client.hear().await, 64).unwrap();
+    assert_eq!(progress.get("method").unwrap().as_str(), Some("notifications/progress"));
+    let told = progress.get("params").unwrap();
+    assert_eq!(told.get("progressToken").unwrap().as_str(), Some("p"));
+    assert!(told.get("message").unwrap().as_str().unwrap().contains("waiting for a human"));
+    let id = waiting(&house).await;
+    assert_eq!(asks.show(&id).unwrap().arguments.as_deref(), Some(r#"{"x":1.0}"#));
+    asks.approve(&id, "ann", 1, std::time::Duration::from_secs(60)).unwrap();
+    let (call, _, params) = script.request().await;
+    assert_eq!(params.get("arguments").unwrap().to_text(), r#"{"x":1.0}"#);
+    script.answer(&call, RESULT).await;
+    loop {
+        let line = client.hear().await;
+        if !line.contains("notifications/progress") {
+            assert_eq!(line, format!(r#"{{"jsonrpc":"2.0","id":1,"result":{RESULT}}}"#));
+            break;
+        }
+    }
+    let log = house.audit.tail(4).unwrap();
+    let kinds: Vec<_> = log.iter().map(|record| (record.kind, record.outcome)).collect();
+    let expected = [
+        (Kind::Ask, Outcome::Held),
+        (Kind::Ask, Outcome::Permit),
+        (Kind::Call, Outcome::Permit),
+        (Kind::Result, Outcome::Ok),
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!((log[1].actor.as_str(), log[2].detail["approval"]["by"].as_str()), ("ann", Some("ann")));
+    assert!(asks.list().0.is_empty() && asks.list().1.is_empty(), "the one use is used");
+}
+
+#[tokio::test]
+async fn a_stateless_client_is_told_to_come_again_and_only_for_the_same_call() {
+    let (house, mut script) = house(Expose::Direct).await;
+    house.policy(ASKS);
+    house.door.patience(std::time::Duration::from_millis(20));
+    let mut client = house.connect();
+    let call = |id: u32, x: u32, more: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"s__echo","arguments":{{"x":{x}}},{more}{MODERN}}}}}"#
+        )
+    };
+    let answer = client.ask(&call(1, 1, "")).await;
+    let result = answer.get("result").unwrap();
+    assert_eq!(result.get("resultType").unwrap().as_str(), Some("input_required"));
+    let state = format!(r#""requestState":{},"#, result.get("requestState").unwrap().to_text());
+    for (id, x, forged) in [(2, 2, state.clone()), (3, 1, r#""requestState":"lazaret-ask-v1.00","#.to_owned())] {
+        let answer = client.ask(&call(id, x, &forged)).await;
+        assert!(is_error(&answer) && text(&answer).contains("requestState"), "{}", answer.to_text());
+    }
+    let again = client.ask(&call(4, 1, &state)).await;
+    assert_eq!(again.get("result").unwrap().get("resultType").unwrap().as_str(), Some("input_required"));
+    let asks = house.door.gates.asks().clone();
+    assert_eq!(asks.list().0.len(), 1, "it is the same call that waits");
+    asks.approve(&waiting(&house).await, "ann", 1, std::time::Duration::from_secs(60)).unwrap();
+    client.say(&call(5, 1, &state)).await;
+    let (id, _, params) = script.request().await;
+    assert_eq!(params.to_text(), r#"{"name":"echo","arguments":{"x":1}}"#, "the state is between client and door");
+    script.answer(&id, r#"{"content":[]}"#).await;
+    assert!(client.hear().await.contains(r#""resultType":"complete""#));
+    let answer = client.ask(&call(6, 1, &state)).await;
+    assert!(is_error(&answer), "it was approved once: {}", answer.to_text());
+}
+
+#[tokio::test]
+async fn a_waiting_call_ends_when_its_client_cancels_or_leaves_and_when_its_tool_goes() {
+    let (house, _script, mut client) = session(Expose::Direct).await;
+    house.policy(ASKS);
+    let asks = house.door.gates.asks().clone();
+    let gone = async || {
+        while !asks.list().0.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"s__echo"}}"#;
+    client.say(call).await;
+    let id = waiting(&house).await;
+    client.say(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#).await;
+    gone().await;
+    assert!(asks.approve(&id, "ann", 1, std::time::Duration::from_secs(60)).is_err(), "nothing is left to approve");
+    client.say(call).await;
+    waiting(&house).await;
+    drop(client);
+    gone().await;
+    let mut client = house.connect();
+    client.initialize("2025-06-18").await;
+    client.say(call).await;
+    waiting(&house).await;
+    house.door.admission.quarantine("s", "lazaret", "it changed").unwrap();
+    let mut line = client.hear().await;
+    if line.contains("list_changed") {
+        line = client.hear().await;
+    }
+    let answer = Json::parse(&line, 64).unwrap();
+    assert!(is_error(&answer) && text(&answer).contains("not found"), "{line}");
+    gone().await;
 }
