@@ -146,7 +146,9 @@ fn a_copied_address_and_a_drifted_agent_are_refused_and_told_what_to_do() {
     let told = ask(&mut session);
     let claude_md = house.home().join("CLAUDE.md").to_str().expect("UTF-8").to_owned();
     assert!(told.contains(&format!("added instructions {claude_md}")), "{told}");
-    let shown = house.ok(&["agent", "show", AGENT]);
+    let output = house.cli(&["agent", "show", AGENT]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "a drifted agent is a negative verdict: {shown}");
     assert!(shown.contains("drifted") && shown.contains(&claude_md), "{shown}");
     house.ok(&["agent", "vouch", AGENT, "--key", key.to_str().expect("UTF-8")]);
     let honest = ask(&mut session);
