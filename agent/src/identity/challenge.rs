@@ -33,8 +33,8 @@ pub use wire::{Hello, HookNote, Message, Proof, Welcome};
 
 use super::signed::LineSigner;
 use super::{
-    Address, AgentKey, Certificate, KeyError, KeySource, Lineage, NotActive, Peer, PeerProcess, PublicKey, Registry, Session,
-    SessionIdentity, Strange, TokenWish, Transport,
+    Address, AgentKey, Certificate, KeyError, KeySource, Lineage, NotActive, Peer, PeerProcess, PublicKey, Registry,
+    Session, SessionIdentity, Strange, TokenWish, Transport,
 };
 use crate::audit::{AuditError, Entry, Kind, Outcome};
 

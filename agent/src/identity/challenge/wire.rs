@@ -147,13 +147,7 @@ pub(in crate::identity) fn prove(
 }
 
 /// The signature is a placeholder, to be made over everything else.
-pub(super) fn unsigned(
-    agent: &Address,
-    key: &dyn KeySource,
-    session_pub: PublicKey,
-    nonce: String,
-    exp: i64,
-) -> Proof {
+pub(super) fn unsigned(agent: &Address, key: &dyn KeySource, session_pub: PublicKey, nonce: String, exp: i64) -> Proof {
     let (agent, did) = (agent.clone(), key.public().did());
     let sig = Signature::from_bytes(&[0; 64]);
     Proof { agent, did, nonce, session_pub, exp, token: None, delegation: Vec::new(), sig }

@@ -357,9 +357,8 @@ fn what_clients_say_of_themselves_is_asserted_and_no_more() {
         assert!(seen().2.is_null());
     }
     // Policies can demand more than that.
-    house.policy(
-        r#"permit (principal, action, resource) when { context.evidence == "proven" && context.depth == 1 };"#,
-    );
+    house
+        .policy(r#"permit (principal, action, resource) when { context.evidence == "proven" && context.depth == 1 };"#);
     admit(json!({})).unwrap();
     assert_eq!(admit(json!({"claudecode/toolUseId": "t1"})).unwrap_err().gate, "policy");
 }
