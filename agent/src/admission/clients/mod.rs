@@ -12,6 +12,7 @@ mod places;
 mod plugins;
 mod scan;
 mod vscode;
+mod yaml;
 mod zed;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,12 @@ pub enum Client {
     FactoryDroid,
     Antigravity,
     Trae,
+    Goose,
+    Continue,
+    Vibe,
+    KimiCli,
+    Auggie,
+    Iflow,
 }
 
 impl std::fmt::Display for Client {
@@ -82,6 +89,12 @@ impl std::fmt::Display for Client {
             Client::FactoryDroid => "factory-droid",
             Client::Antigravity => "antigravity",
             Client::Trae => "trae",
+            Client::Goose => "goose",
+            Client::Continue => "continue",
+            Client::Vibe => "vibe",
+            Client::KimiCli => "kimi-cli",
+            Client::Auggie => "auggie",
+            Client::Iflow => "iflow",
         })
     }
 }
@@ -177,7 +190,10 @@ enum Format {
     Zed,
     Opencode,
     Codex,
+    Vibe,
     Amp,
+    Goose,
+    Continue,
     /// The list of Claude Code's plugins, and a file of one of them.
     ClaudePlugins,
     ClaudePlugin,
@@ -193,7 +209,10 @@ impl Format {
             Format::Zed => zed::parse(text),
             Format::Opencode => opencode::parse(text),
             Format::Codex => codex::parse(text),
+            Format::Vibe => codex::parse_vibe(text),
             Format::Amp => json_style::parse_amp(text),
+            Format::Goose => yaml::parse_goose(text),
+            Format::Continue => yaml::parse_continue(text),
             Format::ClaudePlugins => plugins::parse_installed(text),
             Format::ClaudePlugin => plugins::parse_plugin(text),
         }
@@ -204,7 +223,20 @@ impl Format {
 #[cfg(fuzzing)]
 pub fn fuzz(text: &str) {
     use Format::*;
-    for format in [McpServers, VscodeMcp, VscodeSettings, Zed, Opencode, Codex, Amp, ClaudePlugins, ClaudePlugin] {
+    for format in [
+        McpServers,
+        VscodeMcp,
+        VscodeSettings,
+        Zed,
+        Opencode,
+        Codex,
+        Vibe,
+        Amp,
+        Goose,
+        Continue,
+        ClaudePlugins,
+        ClaudePlugin,
+    ] {
         let _ = format.parse(text);
     }
 }

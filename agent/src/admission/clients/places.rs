@@ -87,6 +87,12 @@ const OF_HOME: &[Row] = &[
     (Client::Antigravity, Format::McpServers, ".gemini/antigravity/mcp_config.json"),
     (Client::Trae, Format::McpServers, ".config/Trae/User/mcp.json"),
     (Client::ClaudeCode, Format::ClaudePlugins, ".claude/plugins/installed_plugins.json"),
+    (Client::Goose, Format::Goose, ".config/goose/config.yaml"),
+    (Client::Continue, Format::Continue, ".continue/config.yaml"),
+    (Client::Vibe, Format::Vibe, ".vibe/config.toml"),
+    (Client::KimiCli, Format::McpServers, ".kimi/mcp.json"),
+    (Client::Auggie, Format::McpServers, ".augment/settings.json"),
+    (Client::Iflow, Format::McpServers, ".iflow/settings.json"),
 ];
 
 const OF_PROJECT: &[Row] = &[
@@ -111,6 +117,8 @@ const OF_PROJECT: &[Row] = &[
     (Client::Crush, Format::Opencode, "crush.json"),
     (Client::Crush, Format::Opencode, ".crush.json"),
     (Client::FactoryDroid, Format::McpServers, ".factory/mcp.json"),
+    (Client::Vibe, Format::Vibe, ".vibe/config.toml"),
+    (Client::Iflow, Format::McpServers, ".iflow/settings.json"),
 ];
 
 const OF_PLUGIN: &[Row] = &[
@@ -140,7 +148,8 @@ fn places(rows: &'static [Row], base: &Path, home: Option<&Path>, project: Optio
         path: base.join(path),
         home: home.map(Path::to_path_buf),
         project: project.map(Path::to_path_buf),
-        shared: matches!(format, Format::VscodeSettings | Format::Amp | Format::ClaudePlugins)
+        shared: matches!(format, Format::VscodeSettings | Format::Amp | Format::ClaudePlugins | Format::Vibe)
+            || matches!(client, Client::Auggie | Client::Iflow | Client::Goose | Client::Continue)
             || path.ends_with("plugin.json")
             || (*client == Client::ClaudeCode && path.ends_with("settings.json")),
     };

@@ -370,3 +370,68 @@ fn the_profiles_of_vs_code_are_read() {
     std::fs::write(profile.join("mcp.json"), r#"{"servers":{"v":{"command":"v"}}}"#).unwrap();
     assert_eq!(scan_of(dir.path()).files[0].servers[0].name, "v");
 }
+
+#[test]
+fn goose_names_commands_and_addresses_in_its_own_words_and_its_own_parts_are_none() {
+    let text = r#"
+GOOSE_PROVIDER: anthropic
+extensions:
+  developer: {type: builtin, name: developer, enabled: true, bundled: true}
+  fetch:
+    name: fetch
+    type: stdio
+    enabled: true
+    cmd: uvx
+    args: [mcp-server-fetch, --port, 80]
+    envs: {TOKEN: s3cret}
+    timeout: 300
+  off: {type: stdio, cmd: /opt/bin/server, args: [], enabled: false}
+  far: {type: streamable_http, uri: "https://mcp.example.com/mcp", enabled: true}
+"#;
+    insta::assert_snapshot!(parsed(Format::Goose, text), @r#"
+    fetch: uvx mcp-server-fetch --port 80 env {"TOKEN": "s3cret"}
+    off: /opt/bin/server disabled
+    far: https://mcp.example.com/mcp
+    "#);
+}
+
+#[test]
+fn continue_and_vibe_have_lists_and_two_of_one_name_are_two() {
+    let text = r#"
+name: Assistant
+version: 1.0.0
+schema: v1
+mcpServers:
+  - name: SQLite
+    command: npx
+    args: ["-y", mcp-sqlite, /srv/a.db]
+  - name: SQLite
+    command: npx
+    args: ["-y", mcp-sqlite, /srv/b.db]
+  - {name: far, type: sse, url: "https://mcp.example.com/sse"}
+  - broken
+"#;
+    insta::assert_snapshot!(parsed(Format::Continue, text), @r#"
+    SQLite: npx -y mcp-sqlite /srv/a.db
+    SQLite: npx -y mcp-sqlite /srv/b.db
+    far: https://mcp.example.com/sse
+    error mcpServers.3: it is no object
+    "#);
+    let text =
+        "[[mcp_servers]]\nname = \"fetch\"\ntransport = \"stdio\"\ncommand = \"uvx\"\nargs = [\"mcp-server-fetch\"]\n";
+    insta::assert_snapshot!(parsed(Format::Vibe, text), @"fetch: uvx mcp-server-fetch");
+}
+
+#[test]
+fn yaml_that_is_broken_or_a_bomb_is_an_error_with_a_place() {
+    let broken = Format::Goose.parse("extensions:\n  a: [1\n  b: 2\n").unwrap_err();
+    assert!(broken.starts_with("line ") && broken.contains(", column "), "{broken}");
+    assert!(Format::Goose.parse("- a\n").unwrap_err().contains("no YAML mapping"));
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..12 {
+        let of = format!("*a{}", i - 1);
+        bomb += &format!("a{i}: &a{i} [{}]\n", vec![of; 10].join(", "));
+    }
+    let error = Format::Continue.parse(&bomb).unwrap_err();
+    assert!(error.starts_with("line "), "{error}");
+}
