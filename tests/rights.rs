@@ -54,7 +54,7 @@ fn call(session: &mut Peer, tool: &str) -> Value {
 fn last(house: &House, kind: &str) -> Value {
     let log = house.ok(&["audit", "tail", "--lines", "100", "--jsonl"]);
     let records = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a record per line"));
-    records.filter(|record| record["kind"] == kind).last().unwrap_or_else(|| panic!("no {kind} record:\n{log}"))
+    records.rev().find(|record| record["kind"] == kind).unwrap_or_else(|| panic!("no {kind} record:\n{log}"))
 }
 
 fn show(house: &House, what: &Value) -> (Value, String) {
@@ -144,7 +144,8 @@ fn whatever_is_revoked_ends_the_calls_in_flight_of_all_that_stand_on_it() {
     let connect_other = || house.connect(OTHER);
     // What is revoked, how it is taken back where it can be, and the one whose call ends.
     type Connect<'a> = &'a dyn Fn() -> Peer;
-    let kinds: [(&str, &[&str], &[&str], Connect<'_>, &str); 6] = [
+    type Kind<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Connect<'a>, &'a str);
+    let kinds: [Kind<'_>; 6] = [
         (
             "a tool",
             &["tool", "block", "life:hang"],

@@ -227,7 +227,7 @@ fn a_key_is_rotated_by_both_keys_and_its_card_says_so() {
     let connect = |key: Option<&Path>| {
         let mut command = house.lazaret();
         command.args(["connect", "--agent", AGENT]);
-        for key in key {
+        if let Some(key) = key {
             command.arg("--key").arg(key);
         }
         command

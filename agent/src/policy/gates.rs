@@ -39,6 +39,7 @@ pub struct Gates {
 }
 
 /// What came of a call at the gates.
+#[expect(clippy::large_enum_variant, reason = "one for each call, taken apart where it is made")]
 pub enum Admitted {
     Forward(ForwardPermit),
     /// It waits for a human.
