@@ -27,12 +27,17 @@ mod tool;
 
 pub use error::CliError;
 
+use args::agent::AgentCommand;
 use args::{Cli, Command};
 use instance::Instance;
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> Result<(), CliError> {
-    if matches!(cli.command, Command::Connect(_) | Command::Token(_)) {
+    let speaks_to_the_door = matches!(
+        cli.command,
+        Command::Connect(_) | Command::Token(_) | Command::Hook(_) | Command::Agent(AgentCommand::Delegate(_))
+    );
+    if speaks_to_the_door {
         crate::proxy::connector::settle();
     }
     let instance = Instance::new(cli.globals);

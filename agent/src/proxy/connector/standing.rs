@@ -66,7 +66,7 @@ fn is_whole(map: &str) -> bool {
 }
 
 fn warn(why: &str) {
-    eprintln!("lazaret connect: {why}; under enforcement it is stopped as soon as it reads a message");
+    eprintln!("lazaret: {why}; under enforcement it is stopped as soon as it reads a message");
 }
 
 #[cfg(test)]
