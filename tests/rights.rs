@@ -82,7 +82,9 @@ fn the_log_answers_for_a_sub_agent_at_depth_three_and_for_what_it_was_refused() 
     assert_eq!(shown["right"]["policies"], json!(["builtin"]));
     assert_eq!(shown["vouch"]["state"], "none");
     assert_eq!(shown["end"]["outcome"], "ok");
-    for part in [TOP, MIDDLE, LEAF, "ann", "SHA256:", "permitted, ended ok", &first, &second, "vouched"] {
+    assert_eq!(shown["signed"]["verified"], true, "{shown:#}");
+    let said = "verified with the agent's key";
+    for part in [TOP, MIDDLE, LEAF, "ann", "SHA256:", "permitted, ended ok", &first, &second, "vouched", said] {
         assert!(screen.contains(part), "{part}: {screen}");
     }
     assert!(screen.lines().count() <= 24, "it does not fit on one screen:\n{screen}");

@@ -31,6 +31,9 @@ pub struct CallView {
     /// What the vouch was worth then, and whose it was.
     pub vouch: Value,
     pub arguments: Value,
+    /// Whether the call was signed by whom the record names; absent where it was denied before anybody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
 }
@@ -70,6 +73,20 @@ pub struct Right {
     pub told: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+}
+
+/// What the signature on the call's line is worth, verified by whoever asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    pub verified: bool,
+    /// Number of the line in its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line_digest: Option<String>,
+    /// Why it is not verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What became of it.
@@ -140,6 +157,7 @@ impl CallView {
             chain,
             vouch: detail["vouch"].clone(),
             arguments: detail["arguments"].clone(),
+            signed: None,
             end,
         })
     }

@@ -89,6 +89,26 @@ impl AuditLog {
         Ok(found)
     }
 
+    /// The record of a session's beginning, which holds its certificate. Looks backwards from record `before`.
+    pub fn connected(&self, session: &str, mut before: u64) -> Result<Option<Record>, AuditError> {
+        while before > 1 {
+            let first = before.saturating_sub(LOOK_BACK).max(1);
+            let rows = self.store.read_log(first, usize::try_from(before - first).unwrap_or(usize::MAX));
+            let mut rows = rows.map_err(AuditError::Read)?;
+            rows.retain(|(_, bytes)| bytes.windows(session.len().max(1)).any(|part| part == session.as_bytes()));
+            let begins = |record: &Record| {
+                record.kind == super::Kind::Agent
+                    && record.detail["session"] == session
+                    && record.detail.get("certificate").is_some()
+            };
+            if let Some(found) = decode(rows)?.into_iter().find(begins) {
+                return Ok(Some(found));
+            }
+            before = first;
+        }
+        Ok(None)
+    }
+
     /// Every record from now on. A receiver that lags is told how many it missed and can get
     /// them by [`AuditLog::since`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {

@@ -9,7 +9,7 @@ mod log;
 mod orphans;
 mod record;
 
-pub use call::{CallView, End, Right, Who};
+pub use call::{CallView, End, Right, Signed, Who};
 pub use flood::Flood;
 pub use log::{AuditError, AuditLog};
 pub use orphans::close_orphans;

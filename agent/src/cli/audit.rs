@@ -7,7 +7,8 @@ use super::instance::Instance;
 use super::out::{self, Rows, plain, state};
 use super::{CliError, when};
 use crate::api::client::{AdminClient, escape};
-use crate::audit::{CallView, Record};
+use crate::audit::{CallView, Kind, Record, Signed};
+use crate::identity::{NotProven, verify_call};
 
 pub async fn run(instance: &Instance, command: AuditCommand) -> Result<(), CliError> {
     let admin = instance.admin();
@@ -76,6 +77,23 @@ fn what(record: &Record) -> String {
     }
 }
 
+/// Verified here: neither the daemon nor its database has to be believed.
+async fn signed(admin: &AdminClient, intent: &Record) -> Result<Signed, CliError> {
+    let not = |why: String| Signed { verified: false, line: None, line_digest: None, why: Some(why) };
+    let session = intent.detail["session"].as_str();
+    let (Some(session), Some(_)) = (session, intent.detail.get("signature")) else {
+        return Ok(not(NotProven::Unsigned.to_string()));
+    };
+    let place = format!("/v1/sessions/{}?before={}", escape(session), intent.seq);
+    let Some(connected) = admin.get::<Option<Record>>(&place).await? else {
+        return Ok(not("the log has no record of the session's beginning".to_owned()));
+    };
+    Ok(verify_call(&connected, intent).map_or_else(
+        |why| not(why.to_string()),
+        |proven| Signed { verified: true, line: Some(proven.seq), line_digest: Some(proven.line_digest), why: None },
+    ))
+}
+
 async fn show(admin: &AdminClient, args: &AuditShowArgs) -> Result<(), CliError> {
     let by_id = async |id: &str| admin.get::<Vec<Record>>(&format!("/v1/calls/{}", escape(id))).await;
     let records = match args.what.parse::<u64>() {
@@ -88,7 +106,11 @@ async fn show(admin: &AdminClient, args: &AuditShowArgs) -> Result<(), CliError>
         }
         Err(_) => by_id(&args.what).await?,
     };
-    match CallView::of(&records) {
+    let mut call = CallView::of(&records);
+    if let Some((call, intent)) = call.as_mut().zip(records.iter().find(|record| record.kind == Kind::Call)) {
+        call.signed = Some(signed(admin, intent).await?);
+    }
+    match call {
         Some(call) if args.json.json => out::object("call", &call),
         Some(call) => call::print(&call),
         None if args.json.json => out::listing("audit", "records", &records),

@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/v1/audit/follow", get(follow))
         .route("/v1/audit/{seq}", get(show))
         .route("/v1/calls/{id}", get(call))
+        .route("/v1/sessions/{id}", get(session))
 }
 
 impl From<AuditError> for Failure {
@@ -59,6 +60,20 @@ async fn call(State(api): State<Arc<Api>>, Path(id): Path<String>) -> Answer<Vec
         )));
     }
     Ok(Json(found))
+}
+
+#[derive(Deserialize)]
+struct Before {
+    before: u64,
+}
+
+/// The record of a session's beginning, of those before the number that is given.
+async fn session(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+    Query(Before { before }): Query<Before>,
+) -> Answer<Option<Record>> {
+    blocking(&api, move |app| Ok(app.audit.connected(&id, before)?)).await.map(Json)
 }
 
 /// The last `tail` records, then each new one in order. A reader that falls behind loses none:

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::audit::{CallView, Outcome};
+use crate::audit::{CallView, Outcome, Signed};
 use crate::cli::{CliError, out, when};
 
 pub fn print(call: &CallView) -> Result<(), CliError> {
@@ -41,6 +41,9 @@ fn lines(call: &CallView) -> Vec<(&'static str, String)> {
         say(if n == 0 { "by right" } else { "" }, text);
     }
     say("vouched", vouch(&call.vouch));
+    if let Some(signed) = &call.signed {
+        say("signed", signature(signed));
+    }
     lines
 }
 
@@ -83,6 +86,13 @@ fn rights(call: &CallView) -> Vec<String> {
         all.push("none".into());
     }
     all
+}
+
+fn signature(signed: &Signed) -> String {
+    match (&signed.line, &signed.why) {
+        (Some(line), _) if signed.verified => format!("line {line} of its session, verified with the agent's key"),
+        (_, why) => format!("NOT verified: {}", why.as_deref().unwrap_or("nothing is known of it")),
+    }
 }
 
 fn agent(hop: &Value) -> String {
