@@ -12,6 +12,8 @@ pub mod guest;
 pub mod host;
 pub mod initramfs;
 pub mod messages;
+#[cfg(test)]
+mod promises;
 pub mod qemu;
 pub mod reading;
 pub mod stdio;
