@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
+use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerInspectResponse, HealthConfig};
 use bollard::query_parameters as query;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -191,6 +191,69 @@ async fn docker_shows_every_hardened_setting() {
         sandbox.stop(&cage.container_id).await.unwrap();
         assert!(inspect(&sandbox, &cage.container_id).await.is_none());
     })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_image_says_of_itself_loosens_nothing() {
+    on_docker(
+        "what_an_image_says_of_itself_loosens_nothing",
+        SandboxConfig::default(),
+        async |sandbox: Arc<Sandbox>| {
+            let spec = python(&sandbox, "import sys; sys.stdin.read()").await;
+            let engine = sandbox.engine().await.unwrap();
+            let body = ContainerCreateBody { image: Some(spec.image_id.clone()), ..ContainerCreateBody::default() };
+            let id = engine.docker.create_container(None, body).await.unwrap().id;
+            let run = r#"--privileged --network host -v /:/host"#;
+            let said = ContainerConfig {
+                user: Some("root".into()),
+                entrypoint: Some(vec!["/bin/sh".into(), "-c".into(), "touch /started".into()]),
+                cmd: Some(vec!["ignored".into()]),
+                env: Some(vec!["LD_PRELOAD=/app/evil.so".into()]),
+                working_dir: Some("/root".into()),
+                volumes: Some(vec!["/data".into()]),
+                healthcheck: Some(HealthConfig {
+                    test: Some(vec!["CMD".into(), "touch".into(), "/x".into()]),
+                    ..HealthConfig::default()
+                }),
+                labels: Some(
+                    [
+                        (LABEL_INSTANCE, "another"),
+                        (LABEL_SERVER, "another"),
+                        ("run", run),
+                        ("io.docker.server.metadata", run),
+                    ]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+                ),
+                ..ContainerConfig::default()
+            };
+            let options = query::CommitContainerOptionsBuilder::new().container(&id).build();
+            let image_id = docker::image_id(engine.docker.commit_container(options, said).await.unwrap().id);
+            docker::remove(&engine.docker, &id).await.unwrap();
+
+            let cage = sandbox.start(&CageSpec { image_id: image_id.clone(), ..spec.clone() }).await.unwrap();
+            let made = inspect(&sandbox, &cage.container_id).await.unwrap();
+            let (config, host) = (made.config.unwrap(), made.host_config.unwrap());
+            assert_eq!(made.image.unwrap(), image_id);
+            assert_eq!(config.user.as_deref(), Some("65534:65534"));
+            assert_eq!(
+                (config.entrypoint.unwrap(), config.cmd.unwrap()),
+                (vec![spec.argv[0].clone()], spec.argv[1..].to_vec())
+            );
+            assert_eq!(config.working_dir.as_deref(), Some("/tmp"));
+            assert_eq!(config.healthcheck.unwrap().test.unwrap(), ["NONE"]);
+            assert_eq!(config.labels.unwrap()[LABEL_SERVER], "a-server");
+            assert_eq!((host.privileged, host.readonly_rootfs), (Some(false), Some(true)));
+            assert_eq!(host.network_mode.as_deref(), Some("none"));
+            assert!(
+                host.binds.is_none_or(|binds| binds.is_empty()) && host.mounts.is_none_or(|mounts| mounts.is_empty())
+            );
+            assert_eq!(host.tmpfs.unwrap()["/data"], format!("rw,noexec,nosuid,nodev,size={},mode=1777", 64 << 20));
+            sandbox.stop(&cage.container_id).await.unwrap();
+            sandbox.remove_image(&image_id).await.unwrap();
+        },
+    )
     .await;
 }
 
