@@ -125,26 +125,42 @@ impl<'a> Builder<'a> {
     /// Runs both scripts and returns what the second one wrote to descriptor 3.
     pub async fn run(&mut self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
         if let Some(Script { install, .. }) = self.script.take() {
-            self.step(&format!("{step}, downloading"), hint).await?;
+            let download = format!("{step}, downloading");
+            match self.attempt(&download, hint).await {
+                // It only fetches: what is there already is not fetched again.
+                Err(SandboxError::Build { output, .. }) if is_of_the_network(&output) => {
+                    tracing::warn!(server = self.server, "the network failed in {download}; once more");
+                    self.step(&download, hint).await?;
+                }
+                Err(error) => {
+                    self.guard.remove().await;
+                    return Err(error);
+                }
+                Ok(_) => {}
+            }
             self.seal(&install).await?;
         }
         self.step(step, hint).await
     }
 
     async fn step(&mut self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
+        let done = self.attempt(step, hint).await;
+        if done.is_err() {
+            self.guard.remove().await;
+        }
+        done
+    }
+
+    async fn attempt(&self, step: &str, hint: &'static str) -> Result<Vec<u8>, SandboxError> {
         let log = StderrLog::default();
         let result = match tokio::time::timeout(LIMIT, self.run_to_end(&log)).await {
             Ok(result) => result,
             Err(_) => Err(format!("it took longer than {} minutes", LIMIT.as_secs() / 60)),
         };
-        match result {
-            Ok(report) => Ok(report),
-            Err(cause) => {
-                self.guard.remove().await;
-                let output = log.tail(12).join("\n");
-                Err(SandboxError::Build { server: self.server.into(), step: step.into(), cause, hint, output })
-            }
-        }
+        result.map_err(|cause| {
+            let output = log.tail(12).join("\n");
+            SandboxError::Build { server: self.server.into(), step: step.into(), cause, hint, output }
+        })
     }
 
     async fn run_to_end(&self, log: &StderrLog) -> Result<Vec<u8>, String> {
@@ -200,6 +216,20 @@ impl<'a> Builder<'a> {
         self.guard.remove().await;
         Ok(docker::image_id(made.id))
     }
+}
+
+/// What npm, pip and git say when it is not the package that is wrong.
+fn is_of_the_network(output: &str) -> bool {
+    const SIGNS: [&str; 7] = [
+        "EAI_AGAIN",
+        "ETIMEDOUT",
+        "ECONNRESET",
+        "ECONNREFUSED",
+        "Temporary failure in name resolution",
+        "Connection reset by peer",
+        "Read timed out",
+    ];
+    SIGNS.iter().any(|sign| output.contains(sign))
 }
 
 /// What a container of a build may reach.

@@ -247,3 +247,23 @@ async fn what_was_downloaded_is_installed_where_there_is_no_network() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_network_that_fails_once_is_asked_once_more_and_a_package_that_is_wrong_is_not() {
+    let test = "a_network_that_fails_once_is_asked_once_more_and_a_package_that_is_wrong_is_not";
+    on_docker(test, SandboxConfig::default(), async |sandbox: Arc<Sandbox>| {
+        let failing = |why: &str| Script {
+            fetch: format!(
+                "echo x >> /app/tries; [ $(wc -l < /app/tries) -gt 1 ] || {{ echo '{why}' >&2; exit 1; }}\n"
+            ),
+            install: "cat /app/tries >&3\n".into(),
+        };
+        let mut builder = Builder::create(&sandbox, "s", Some(failing("npm error code EAI_AGAIN")), &[]).await.unwrap();
+        assert_eq!(builder.run("look", "unused").await.unwrap(), b"x\nx\n");
+        builder.commit(&["true".to_owned()]).await.unwrap();
+        let mut builder = Builder::create(&sandbox, "s", Some(failing("npm error code E404")), &[]).await.unwrap();
+        let error = builder.run("look", "unused").await.unwrap_err().to_string();
+        assert!(error.contains("E404"), "{error}");
+    })
+    .await;
+}
