@@ -59,7 +59,7 @@ impl Machine {
 
     /// A guest keeps all its files in memory; Docker's programs and images are half a gigabyte.
     fn megabytes(self) -> &'static str {
-        if self.docker { "4096" } else { "1536" }
+        if self.docker { "4096" } else { "3072" }
     }
 }
 
