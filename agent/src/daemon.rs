@@ -5,12 +5,14 @@
 
 mod asks;
 mod clients;
+mod dir_watch;
 mod egress;
 mod endpoints;
 mod memory;
 mod policies;
 mod running;
 mod summary;
+mod upgrades;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -160,7 +162,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
     let tasks = [
         tokio::spawn(endpoints::follow(app.clone(), remotes, cancel.clone())),
         tokio::spawn(clients::follow_changes(app.clone(), cancel.clone())),
-        tokio::spawn(crate::kernel::follow_upgrades(app.kernel.clone(), cancel.clone())),
+        tokio::spawn(upgrades::follow(app.kernel.clone(), cancel.clone())),
         tokio::spawn(follow_events(app.clone(), stock, events, cancel.clone())),
         tokio::spawn(running::follow_held(app.clone(), cancel.clone())),
         tokio::spawn(follow_tools(app.clone(), cancel.clone())),

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::dir_watch::DirWatch;
 
 /// Silence after which the files are taken to be whole.
 const QUIET: Duration = Duration::from_secs(1);
@@ -22,13 +21,16 @@ const LOOK: Duration = Duration::from_secs(10);
 
 pub(super) async fn follow(app: Arc<App>, cancel: CancellationToken) {
     let dir = app.paths.policy_dir.clone();
-    let (news, mut heard) = mpsc::channel(1);
-    let mut watch = watch(&dir, news.clone());
+    let watch = DirWatch::new()
+        .inspect_err(|e| tracing::warn!("the policies are looked at every {} s: {e}", LOOK.as_secs()))
+        .ok();
     let mut last = fingerprint(&dir);
     loop {
+        // A directory that came, or came back, has no watch yet.
+        watch_both(watch.as_ref(), &dir);
         tokio::select! {
             () = cancel.cancelled() => return,
-            _ = heard.recv() => {}
+            () = heard(watch.as_ref()) => {}
             () = tokio::time::sleep(LOOK) => {}
         }
         let mut now = fingerprint(&dir);
@@ -48,8 +50,6 @@ pub(super) async fn follow(app: Arc<App>, cancel: CancellationToken) {
             now = again;
         }
         last = now;
-        // A directory that came, or came back, has no watch yet.
-        watch = self::watch(&dir, news.clone()).or(watch);
         let reloaded = tokio::task::spawn_blocking({
             let app = app.clone();
             move || reload(&app)
@@ -68,21 +68,23 @@ pub(super) fn reload(app: &App) {
     }
 }
 
-/// Of the directory and the one above, where it may come to be. `None` where nothing can be watched.
-fn watch(dir: &Path, news: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let heard = move |_event| {
-        // One word waits at most: what it says is only "look".
-        let _ = news.try_send(());
-    };
-    let mut watcher = notify::recommended_watcher(heard)
-        .inspect_err(|e| tracing::warn!("the policies are looked at every {} s: {e}", LOOK.as_secs()))
-        .ok()?;
+/// The directory, and the one above, where it may come to be.
+fn watch_both(watch: Option<&DirWatch>, dir: &Path) {
+    let Some(watch) = watch else { return };
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-        if let Err(e) = watcher.watch(dir, RecursiveMode::NonRecursive) {
+        if let Err(e) = watch.add(dir) {
             tracing::debug!(dir = %dir.display(), "not watched: {e}");
         }
     }
-    Some(watcher)
+}
+
+/// Never without a watch: then only the clock says when to look.
+async fn heard(watch: Option<&DirWatch>) {
+    let Some(watch) = watch else { return std::future::pending().await };
+    if let Err(e) = watch.changed().await {
+        tracing::warn!("the policies are looked at every {} s: {e}", LOOK.as_secs());
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Names, modes and contents of the policy files.

@@ -32,7 +32,6 @@ pub mod shadow;
 mod sys;
 pub mod tree;
 mod trust;
-mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +45,6 @@ pub use pin::detach_pinned;
 pub use protect::protect_self;
 pub use report::{Hook, KernelReport};
 pub(crate) use sys::boot_clock;
-pub use upgrade::follow_upgrades;
 
 /// What a guard is started with.
 #[derive(Debug, Clone)]
