@@ -26,13 +26,15 @@ pub struct ConnectArgs {
 /// Short-lived bearer token for a client that speaks MCP over HTTP
 ///
 /// Proves the agent's key to the daemon as the connector does. The token serves your user on this host only, until it
-/// expires or the agent loses its standing. Needs [http] listen in the daemon's configuration.
+/// expires or the agent loses its standing. Needs [http] listen in the daemon's configuration. That of a sub-agent ends at
+/// the latest with its delegation, and with every agent and every grant above it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lazaret token --agent claude-code@ann.lazaret.local
   TOKEN=$(lazaret token --agent claude-code@ann.lazaret.local --ttl 1h)
   lazaret token --agent claude-code@ann.lazaret.local --headers   {\"Authorization\": \"Bearer ...\"}, for a client's helper
+  lazaret token --agent reviewer@ann.lazaret.local --delegation reviewer.chain      for a sub-agent
 
 stdout is the token alone; where it serves and until when is said on stderr.")]
 pub struct TokenArgs {
@@ -44,6 +46,9 @@ pub struct TokenArgs {
     pub ttl: Option<String>,
     #[command(flatten)]
     pub key: super::agent::KeyChoice,
+    /// The agent is a sub-agent: the chain that `lazaret agent delegate` wrote for it.
+    #[arg(long, value_name = "FILE")]
+    pub delegation: Option<PathBuf>,
     /// Print the header that carries it, as a JSON object.
     #[arg(long, conflicts_with = "json")]
     pub headers: bool,
