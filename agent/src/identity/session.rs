@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::measure::Witness;
 use super::signed::{CallSignature, LineSigner, LineVerifier};
 use super::{Address, Lineage, Measurement, PublicKey, Strange, TokenWish};
+use crate::kernel::tree::Process;
 
 /// The process behind a socket, as the kernel names it (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +128,11 @@ impl SessionIdentity {
     /// Pid of the client that is measured.
     pub fn client(&self) -> Option<u32> {
         self.witness.as_ref().map(|witness| witness.client())
+    }
+
+    /// The same as one process, which a pid alone does not name.
+    pub fn client_process(&self) -> Option<Process> {
+        self.witness.as_ref().map(|witness| witness.client_process())
     }
 
     /// Whether this measurement has not been told by [`SessionIdentity::has_told`] yet.
