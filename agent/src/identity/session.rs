@@ -57,6 +57,8 @@ pub struct SessionIdentity {
     /// What the proof asked for in place of a session.
     pub(super) wish: Option<TokenWish>,
     pub(super) lineage: Lineage,
+    /// Id of the token that each request proves, where it is one.
+    pub(super) token: Option<String>,
 }
 
 impl SessionIdentity {
@@ -155,6 +157,10 @@ impl SessionIdentity {
         self.wish
     }
 
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// For whom it acts, outermost first.
     pub fn lineage(&self) -> &Lineage {
         &self.lineage
@@ -182,6 +188,7 @@ impl SessionIdentity {
             transport: Transport::Unix,
             wish: None,
             lineage: Lineage::top(address, key, None),
+            token: None,
         }
     }
 

@@ -223,6 +223,7 @@ impl Tokens {
             signs: false,
             signature: None,
             witness: None,
+            token: Some(bearer.id()),
             ..proven.clone()
         };
         let grant = Arc::new(Grant {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::permits::shorten;
+use crate::identity::delegation::Hop;
 use crate::identity::hooks::HookNotes;
 use crate::identity::{Agent, Asserted, Evidence, SessionIdentity};
 use crate::proxy::json::Json;
@@ -63,10 +64,19 @@ impl Caller<'_> {
         self.session.lineage().human.as_deref()
     }
 
-    /// For the record. `agent` is what the registry says of it, where it was asked.
-    pub fn described(&self, agent: Option<&Agent>) -> Map<String, Value> {
+    /// For the record. `agent` is what the registry says of it, where it was asked, and `above` of those that it acts
+    /// for.
+    pub fn described(&self, agent: Option<&Agent>, above: &[Agent]) -> Map<String, Value> {
         let lineage = self.session.lineage();
-        let mut chain: Vec<Value> = lineage.hops.iter().map(|hop| json!(hop)).collect();
+        let known = |hop: &Hop| above.iter().chain(agent).find(|agent| agent.address == hop.address);
+        let hop = |hop: &Hop| {
+            let mut shown = json!(hop);
+            if let Some(agent) = known(hop) {
+                shown["vouch"] = vouch(agent);
+            }
+            shown
+        };
+        let mut chain: Vec<Value> = lineage.hops.iter().map(hop).collect();
         if let Some(asserted) = self.asserted.as_ref().filter(|asserted| asserted.is_sub_agent()) {
             chain.push(json!({
                 "agent_type": asserted.agent_type,
@@ -89,6 +99,9 @@ impl Caller<'_> {
             put("measurement", json!(measurement.digest));
         }
         put("transport", json!(self.session.transport().as_str()));
+        if let Some(token) = self.session.token() {
+            put("token", json!(token));
+        }
         if let Some(asserted) = &self.asserted {
             put("asserted", json!(asserted));
         }

@@ -276,7 +276,10 @@ impl Gates {
         let Some(unwritten) = self.denials.admit(session.address().clone(), Instant::now()) else { return Ok(()) };
         // Who it is matters most where it is not let through; that the registry cannot be read does not.
         let agent = self.registry.get(session.address()).ok().flatten();
-        let mut detail = Value::Object(caller.described(agent.as_ref()));
+        let above =
+            session.lineage().ancestors().iter().filter_map(|hop| self.registry.get(&hop.address).ok().flatten());
+        let above: Vec<Agent> = above.collect();
+        let mut detail = Value::Object(caller.described(agent.as_ref(), &above));
         detail["gate"] = json!(denied.gate);
         detail["told"] = json!(denied.reason);
         detail["arguments"] = arguments;

@@ -285,11 +285,11 @@ impl Routed<'_> {
 impl Permitted<'_> {
     /// Gate 6: what is not on disk is not forwarded.
     pub(super) fn record(self, audit: &AuditLog) -> Result<ForwardPermit, Denied> {
-        let Routed { registered: Registered { caller, agent, .. }, server, tool } = self.routed;
+        let Routed { registered: Registered { caller, agent, above }, server, tool } = self.routed;
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
         let call_id = hex::encode(id);
-        let mut detail = Value::Object(caller.described(Some(&agent)));
+        let mut detail = Value::Object(caller.described(Some(&agent), &above));
         detail["tool_digest"] = json!(tool.digest);
         detail["image_id"] = json!(server.review.as_ref().map(|review| &review.image_id));
         detail["arguments"] = self.wish.described.clone();

@@ -75,11 +75,12 @@ pub struct ClientListArgs {
 /// Point a client at the connector; shows the diff, asks, keeps a backup
 ///
 /// Servers that were adopted and approved leave the client's config, because the client now reaches them through
-/// the door. Everything else in the file stays as it is, byte for byte.
+/// the door. Everything else in the file stays as it is, byte for byte. `client remove` takes the hooks out as well.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lazaret client install claude-code --dry-run
+  lazaret client install claude-code --hooks
   lazaret client install claude-code --agent reviewer@ann.lazaret.local --yes")]
 pub struct ClientInstallArgs {
     /// Which client: claude-code.
@@ -90,6 +91,9 @@ pub struct ClientInstallArgs {
     /// The agent's key file [default: below the home, made if it is not there]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Also put the hooks into its settings that tell the door which of its sub-agents makes a call.
+    #[arg(long)]
+    pub hooks: bool,
     /// Home directory whose config is changed [default: yours]
     #[arg(long, value_name = "DIR")]
     pub home: Option<PathBuf>,

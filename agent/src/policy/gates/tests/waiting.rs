@@ -83,8 +83,7 @@ async fn whatever_a_waiting_call_stands_on_ends_it_at_once_and_says_why() {
         let admitted =
             house.gates.admit_or_ask(&house.session, ("time", "now"), Json::Object(Vec::new()), Json::Null, None);
         let Ok(Admitted::Ask(asking)) = admitted else { panic!("{what}: it does not wait") };
-        let wait = house.gates.wait(&asking, None, Duration::from_secs(3), |_| {});
-        tokio::pin!(wait);
+        let mut wait = Box::pin(house.gates.wait(&asking, None, Duration::from_secs(3), |_| {}));
         let early = tokio::time::timeout(Duration::from_millis(20), &mut wait).await;
         assert!(early.is_err(), "{what}: it waits: {early:?}");
         let began = Instant::now();
