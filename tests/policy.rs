@@ -101,3 +101,64 @@ fn files_that_do_not_load_change_nothing_and_everybody_is_told() {
     let answer = session.call_through("odd", "mirror", r#"{"path":"/home/u/../../etc/shadow"}"#);
     assert!(answer.contains("secret-files") && answer.contains("isError"), "{answer}");
 }
+
+#[test]
+fn approvals_outlive_a_killed_daemon_to_the_count_and_what_waited_is_visibly_over() {
+    let Some(mut house) = house_with_starter_set() else { return };
+    let mut session = house.connect(AGENT);
+    let arguments = r#"{"k":"again"}"#;
+    let id = std::thread::scope(|scope| {
+        let called = scope.spawn(|| session.call_through("odd", "mirror", arguments));
+        let id = waiting(&house);
+        house.ok(&["ask", "approve", &id, "--times", "3", "--for", "1h"]);
+        assert!(called.join().expect("the call ended").contains("again"));
+        id
+    });
+    let left = |house: &House| {
+        let list = house.json(&["ask", "list", "--json"]);
+        let grants = list["grants"].as_array().cloned().unwrap_or_default();
+        grants.iter().find(|grant| grant["ask"] == id.as_str()).and_then(|grant| grant["times_left"].as_u64())
+    };
+    assert_eq!(left(&house), Some(2));
+
+    // Another call waits when the daemon is killed.
+    let cut_off = std::thread::scope(|scope| {
+        let called = scope.spawn(|| session.call_through("odd", "mirror", r#"{"k":"other"}"#));
+        let other = waiting(&house);
+        house.kill_daemon();
+        let told = called.join().expect("the call ended");
+        assert!(told.contains("went away") && told.contains("Try again"), "{told}");
+        other
+    });
+    drop(session);
+    house.start("observe");
+    let list = house.json(&["ask", "list", "--json"]);
+    let ended = list["asks"].as_array().into_iter().flatten().find(|ask| ask["id"] == cut_off.as_str());
+    assert!(ended.is_some_and(|ask| ask["state"] == "ended"), "{list:#}");
+    assert!(house.ok(&["ask", "list"]).contains("the daemon restarted; the agent has to call again"));
+    let (code, said) = house.refused(&["ask", "approve", &cut_off]);
+    assert!(code == 1 && said.contains("the daemon restarted while it waited"), "{code}: {said}");
+    let log = house.ok(&["audit", "tail", "-n", "100", "--jsonl"]);
+    assert!(log.contains("the daemon restarted before anybody answered"), "{log}");
+    assert!(log.contains("approved by"), "who approved is on record still");
+
+    assert_eq!(left(&house), Some(2), "neither lost nor given back");
+    let mut session = house.connect(AGENT);
+    assert!(session.call_through("odd", "mirror", arguments).contains("again"), "nobody is asked");
+    assert_eq!(left(&house), Some(1));
+    house.ok(&["ask", "revoke", &id]);
+    assert_eq!(left(&house), None);
+    std::thread::scope(|scope| {
+        let called = scope.spawn(|| session.call_through("odd", "mirror", arguments));
+        house.ok(&[
+            "ask",
+            "deny",
+            &wait_for("a new question", || {
+                let list = house.json(&["ask", "list", "--json"]);
+                let asks = list["asks"].as_array().cloned().unwrap_or_default();
+                asks.iter().find(|ask| ask["state"] == "waiting").and_then(|ask| Some(ask["id"].as_str()?.to_owned()))
+            }),
+        ]);
+        assert!(called.join().expect("the call ended").contains("a human denied"));
+    });
+}

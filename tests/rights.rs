@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lazaret_tests::host::{self, House, Needs, Peer, text};
+use lazaret_tests::host::{self, House, HttpSession, Needs, Peer, text};
 use serde_json::{Value, json};
 
 const TOP: &str = "claude-code@ann.lazaret.local";
@@ -265,4 +265,69 @@ fn limits_hold_over_a_killed_daemon_and_say_when_to_come_again() {
     house.kill_daemon();
     house.start("observe");
     refused(&mut house.connect(TOP));
+}
+
+#[test]
+fn a_sub_agent_over_http_is_proven_at_its_depth_and_ends_with_every_hop_above_it() {
+    let Some(house) = house("[http]\nlisten = \"127.0.0.1:0\"\n") else { return };
+    let (middle, first) = delegate(&house, TOP, MIDDLE, "life:*", &["--max-depth", "3"]);
+    let (leaf, second) = delegate(&house, MIDDLE, LEAF, "life:*", &["--delegation", middle.to_str().expect("UTF-8")]);
+    let leaf = leaf.to_str().expect("UTF-8");
+    let (code, said) = house.refused(&["token", "--agent", LEAF]);
+    assert!(code == 5 && said.contains("presents no delegation"), "{code}: {said}");
+    let token = || house.ok(&["token", "--agent", LEAF, "--delegation", leaf]).trim().to_owned();
+    let own = token();
+    let session = HttpSession::open(&house, &own).expect("the token is taken");
+    let answer = session.call_through("life", "count");
+    assert!(answer.contains(r#""text":"1""#), "{answer}");
+
+    // The five questions, over this transport.
+    let (shown, screen) = show(&house, &last(&house, "call")["call_id"]);
+    assert_eq!((&shown["who"]["agent"], &shown["for_whom"]), (&json!(LEAF), &json!("ann")), "{shown:#}");
+    assert_eq!((&shown["depth"], &shown["evidence"]), (&json!(3), &json!("proven")), "{shown:#}");
+    let chain: Vec<&Value> = shown["chain"].as_array().into_iter().flatten().map(|hop| &hop["address"]).collect();
+    assert_eq!(chain, [TOP, MIDDLE, LEAF]);
+    assert_eq!(shown["right"]["delegations"], json!([first, second]));
+    assert_eq!((&shown["who"]["transport"], &shown["vouch"]["state"]), (&json!("http"), &json!("none")), "{shown:#}");
+    let token_id = own.split('_').nth(1).expect("a token has an id");
+    assert_eq!(shown["who"]["token"], token_id, "{shown:#}");
+    for part in [TOP, MIDDLE, LEAF, "ann", &first, &second, "over http", token_id, "nobody signed"] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+
+    // A call that its server never answers, and whatever is taken away above it.
+    let kinds: [(&str, &[&str], &[&str], &str); 3] = [
+        ("the top agent, for a while", &["agent", "suspend", TOP], &["agent", "resume", TOP], "is suspended"),
+        ("the middle one, for a while", &["agent", "suspend", MIDDLE], &["agent", "resume", MIDDLE], "is suspended"),
+        ("the first grant", &["agent", "revoke", "--delegation", &first], &[], "was revoked"),
+    ];
+    let intents = || house.ok(&["audit", "tail", "--lines", "200", "--jsonl"]).matches(r#""kind":"call""#).count();
+    for (what, revoke, undo, why) in kinds {
+        let own = token();
+        let session = HttpSession::open(&house, &own).expect("the token is taken");
+        assert!(session.call_through("life", "count").contains(r#""content""#), "{what}");
+        let before = intents();
+        let call = std::thread::spawn(move || (session.call_through("life", "hang"), Instant::now(), session));
+        let there = lazaret_tests::poll(host::PATIENCE, || (intents() > before).then_some(()));
+        assert!(there.is_some(), "{what}: the call is not on record");
+        let began = Instant::now();
+        house.ok(revoke);
+        let (answer, at, session) = call.join().expect("the call ends");
+        println!("revoking {what} ended a call over HTTP after {} ms", at.saturating_duration_since(began).as_millis());
+        assert!(answer.contains(why), "{what}: {answer}");
+        assert!(at.saturating_duration_since(began) < Duration::from_secs(10), "{what}");
+        let refused = session.call_through("life", "count");
+        assert!(refused.starts_with("HTTP/1.1 401") && refused.contains(why), "{what}: {refused}");
+        let listed = house.json(&["agent", "token", "list", "--json"]);
+        let listed = listed["tokens"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|view| own.contains(view["id"].as_str().unwrap_or("-")));
+        assert!(listed.is_some_and(|view| view["depth"] == 3 && view["refused"].to_string().contains(why)), "{what}");
+        if !undo.is_empty() {
+            house.ok(undo);
+        }
+    }
+    assert_eq!(house.refused(&["token", "--agent", LEAF, "--delegation", leaf]).0, 5, "nor is there a new one");
 }

@@ -104,6 +104,45 @@ impl Drop for SshAgent {
     }
 }
 
+/// A token of SoftHSM with the Ed25519 key `agent`.
+struct Token {
+    conf: PathBuf,
+    pin: PathBuf,
+    uri: String,
+}
+
+impl Token {
+    fn or_skip(house: &House, test: &str) -> Option<Self> {
+        let Some(library) = SOFTHSM.iter().find(|path| Path::new(path).exists()) else {
+            lazaret_tests::skip(test, "SoftHSM is not installed; `cargo xtask setup` does that");
+            return None;
+        };
+        let (tokens, conf, pin) = (house.path("tokens"), house.path("softhsm.conf"), house.path("pin"));
+        std::fs::create_dir(&tokens).expect("a directory can be made");
+        let settings = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
+        std::fs::write(&conf, settings).expect("the settings can be written");
+        run(Command::new("install").args(["-m", "600", "/dev/null"]).arg(&pin));
+        std::fs::write(&pin, "1234\n").expect("the PIN can be written");
+        let with = |program: &str| {
+            let mut command = Command::new(program);
+            command.env("SOFTHSM2_CONF", &conf);
+            command
+        };
+        let init = ["--init-token", "--free", "--label", "laz", "--pin", "1234", "--so-pin", "5678"];
+        run(with("softhsm2-util").args(init));
+        let login = ["--module", library, "--token-label", "laz", "--login", "--pin", "1234"];
+        let make = ["--keypairgen", "--key-type", "EC:edwards25519", "--label", "agent", "--id", "01"];
+        run(with("pkcs11-tool").args(login).args(make));
+        let uri = format!("pkcs11:token=laz;object=agent?module-path={library}&pin-source={}", pin.display());
+        Some(Self { conf, pin, uri })
+    }
+}
+
+fn fingerprint(key: &Path) -> String {
+    let output = run(Command::new("ssh-keygen").arg("-lf").arg(public(key)));
+    text(&output.stdout).split(' ').nth(1).expect("a fingerprint").to_owned()
+}
+
 /// Whether the connector shakes hands.
 fn connects(command: &mut Command) -> bool {
     let hello = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}"#;
@@ -173,10 +212,6 @@ fn an_ssh_agent_signs_a_vouch_and_holds_an_agent_s_own_key() {
     let shown = house.ok(&["agent", "show", AGENT]);
     assert!(shown.contains(SIGNER) && shown.contains("the key alone"), "{shown}");
 
-    let fingerprint = |key: &Path| {
-        let output = run(Command::new("ssh-keygen").arg("-lf").arg(public(key)));
-        text(&output.stdout).split(' ').nth(1).expect("a fingerprint").to_owned()
-    };
     let source = format!("ssh-agent:{}", fingerprint(&own));
     let enrolled = agent.lazaret(&house, &["agent", "enroll", "held@ann.lazaret.local", "--key-source", &source]);
     assert!(enrolled.status.success(), "{}", text(&enrolled.stderr));
@@ -295,29 +330,11 @@ fn an_imported_agent_waits_sees_only_its_actions_and_ends_at_its_time() {
 #[test]
 fn a_key_in_a_token_connects_and_its_library_never_runs_where_the_kernel_trusts_the_program() {
     let Some(house) = house(false) else { return };
-    let Some(library) = SOFTHSM.iter().find(|path| Path::new(path).exists()) else {
-        return lazaret_tests::skip("a_key_in_a_token", "SoftHSM is not installed; `cargo xtask setup` does that");
-    };
-    let (tokens, conf, pin) = (house.path("tokens"), house.path("softhsm.conf"), house.path("pin"));
-    std::fs::create_dir(&tokens).expect("a directory can be made");
-    let settings = format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
-    std::fs::write(&conf, settings).expect("the settings can be written");
-    run(Command::new("install").args(["-m", "600", "/dev/null"]).arg(&pin));
-    std::fs::write(&pin, "1234\n").expect("the PIN can be written");
-    let with = |program: &str| {
-        let mut command = Command::new(program);
-        command.env("SOFTHSM2_CONF", &conf);
-        command
-    };
-    run(with("softhsm2-util").args(["--init-token", "--free", "--label", "laz", "--pin", "1234", "--so-pin", "5678"]));
-    let login = ["--module", library, "--token-label", "laz", "--login", "--pin", "1234"];
-    let make = ["--keypairgen", "--key-type", "EC:edwards25519", "--label", "agent", "--id", "01"];
-    run(with("pkcs11-tool").args(login).args(make));
-
-    let uri = format!("pkcs11:token=laz;object=agent?module-path={library}&pin-source={}", pin.display());
+    let Some(token) = Token::or_skip(&house, "a_key_in_a_token") else { return };
+    let (uri, pin) = (token.uri.clone(), token.pin.clone());
     let lazaret = |args: &[&str]| {
         let mut command = house.lazaret();
-        command.env("SOFTHSM2_CONF", &conf).args(args);
+        command.env("SOFTHSM2_CONF", &token.conf).args(args);
         command
     };
     run(&mut lazaret(&["agent", "enroll", "hsm@ann.lazaret.local", "--key-source", &uri]));
@@ -331,4 +348,50 @@ fn a_key_in_a_token_connects_and_its_library_never_runs_where_the_kernel_trusts_
     );
     std::fs::write(&pin, "9999\n").expect("the PIN can be written");
     assert!(!connects(&mut lazaret(&["connect", "--agent", "hsm@ann.lazaret.local"])), "a wrong PIN opens nothing");
+}
+
+#[test]
+fn parents_whose_keys_are_in_an_ssh_agent_and_in_a_token_grant_as_those_with_a_file() {
+    let Some(house) = house(false) else { return };
+    let Some(token) = Token::or_skip(&house, "parents_whose_keys_are_in_an_ssh_agent_and_in_a_token") else { return };
+    let ssh_agent = SshAgent::start(&house);
+    let own = ssh_key(&house, "own", "ed25519");
+    ssh_agent.add(&own);
+    let lazaret = |args: &[&str]| {
+        let mut command = house.lazaret();
+        command.env("SOFTHSM2_CONF", &token.conf).env("SSH_AUTH_SOCK", &ssh_agent.socket).args(args);
+        command.stdin(Stdio::null());
+        command
+    };
+    let (top, middle, leaf) = ("top@ann.lazaret.local", "middle@ann.lazaret.local", "leaf@ann.lazaret.local");
+    run(&mut lazaret(&["agent", "enroll", top, "--key-source", &format!("ssh-agent:{}", fingerprint(&own))]));
+    run(&mut lazaret(&["agent", "enroll", middle, "--sub-agent", "--key-source", &token.uri]));
+    house.ok(&["agent", "enroll", leaf, "--sub-agent"]);
+
+    let (first, both) = (house.path("middle.chain"), house.path("leaf.chain"));
+    // Each signs with the key that it was enrolled with; the sub-agent's public key is looked up there too.
+    let grant = ["agent", "delegate", top, middle, "--cap", "*:*", "--max-depth", "3", "--out", utf8(&first)];
+    run(&mut lazaret(&grant));
+    let onward =
+        ["agent", "delegate", middle, leaf, "--cap", "*:*", "--delegation", utf8(&first), "--out", utf8(&both)];
+    run(&mut lazaret(&onward));
+    assert_eq!(std::fs::read_to_string(&both).expect("a chain").lines().count(), 2);
+    assert!(connects(&mut lazaret(&["connect", "--agent", middle, "--delegation", utf8(&first)])));
+    assert!(connects(&mut lazaret(&["connect", "--agent", leaf, "--delegation", utf8(&both)])));
+    // Named by hand, as for an agent that this user did not enroll.
+    run(&mut lazaret(&[&onward[..], &["--key-source", &token.uri]].concat()));
+    assert!(connects(&mut lazaret(&["connect", "--agent", leaf, "--delegation", utf8(&both)])));
+
+    // A key that cannot be used grants nothing, and says what to do.
+    let refused = |args: &[&str]| {
+        let output = lazaret(args).output().expect("the binary can be run");
+        assert!(!output.status.success(), "{args:?}");
+        text(&output.stderr)
+    };
+    ssh_agent.remove(&own);
+    let said = refused(&["agent", "delegate", top, middle, "--cap", "*:*", "--out", utf8(&house.path("none.chain"))]);
+    assert!(said.contains("ssh-agent") && !house.path("none.chain").exists(), "{said}");
+    std::fs::write(&token.pin, "9999\n").expect("the PIN can be written");
+    let said = refused(&[&onward[..8], &["--out", utf8(&house.path("none.chain"))]].concat());
+    assert!(said.contains("PIN") && !house.path("none.chain").exists(), "{said}");
 }

@@ -170,6 +170,7 @@ pub async fn run(options: DaemonOptions) -> Result<(), DaemonError> {
         tokio::spawn(keep_rates(app.gates.clone(), cancel.clone())),
         tokio::spawn(policies::follow(app.clone(), cancel.clone())),
         tokio::spawn(asks::follow(app.clone(), cancel.clone())),
+        tokio::spawn(asks::end_what_was_revoked(app.clone(), cancel.clone())),
         tokio::spawn(serve_api(app.clone(), api_socket, cancel.clone())),
         tokio::spawn(crate::proxy::serve(app.clone(), door.clone(), mcp_socket, cancel.clone())),
         tokio::spawn(crate::proxy::http::serve(app.clone(), door, http, cancel.clone())),
@@ -214,6 +215,12 @@ fn open_log(app: &App) -> Result<(), AuditError> {
             calls = orphans,
             "calls of an earlier daemon have no result on record: what became of them is unknown"
         );
+    }
+    match app.gates.asks().restore() {
+        Ok(0) => {}
+        Ok(calls) => tracing::warn!(calls, "calls waited for a human when the daemon ended; they are over"),
+        // Without them everything is asked anew.
+        Err(e) => tracing::error!("what humans approved before could not be taken up: {e}"),
     }
     let detail = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "kernel": app.kernel.report()});
     app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon started").detail(detail))?;

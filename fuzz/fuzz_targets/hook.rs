@@ -6,6 +6,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|event: &[u8]| {
     if let Ok(Some(note)) = read(event) {
-        let _ = HookNotes::default().note(1, note, std::time::Instant::now());
+        let _ = HookNotes::default().note(1, note, &[], std::time::Instant::now());
     }
 });

@@ -5,6 +5,7 @@
 
 mod claude;
 pub(crate) mod elf;
+mod http;
 mod life;
 mod peer;
 mod scope;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 pub use claude::Health;
 pub use elf::write_marker_program;
+pub use http::HttpSession;
 pub use life::{OwnDocker, docker, life_image};
 pub use peer::{Peer, result_of};
 pub use scope::{Scope, hierarchy as cgroup_hierarchy};

@@ -25,7 +25,7 @@ pub struct CallView {
     pub depth: Option<u64>,
     /// The weakest of the chain.
     pub evidence: Option<String>,
-    /// Outermost first.
+    /// Outermost first; each agent with what its vouch was worth then.
     pub chain: Vec<Value>,
     pub right: Right,
     /// What the vouch was worth then, and whose it was.
@@ -46,6 +46,11 @@ pub struct Who {
     pub uid: Option<u64>,
     pub pid: Option<u64>,
     pub session: Option<String>,
+    /// `unix`, or `http` with the id of the token that proved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// What its client says of the part of itself that called.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub asserted: Value,
@@ -138,6 +143,8 @@ impl CallView {
                 uid: detail["uid"].as_u64(),
                 pid: detail["pid"].as_u64(),
                 session: text("session"),
+                transport: text("transport"),
+                token: text("token"),
                 asserted: detail["asserted"].clone(),
                 measurement: detail["measurement"].clone(),
             },

@@ -5,8 +5,8 @@ use super::instance::Instance;
 use super::out::{self, Rows, plain, state};
 use super::{CliError, review, when};
 use crate::api::client::{AdminClient, escape};
-use crate::api::types::{ApproveAsk, AskList, Why};
-use crate::policy::AskView;
+use crate::api::types::{ApproveAsk, AskList, Done, Why};
+use crate::policy::{AskView, GrantView};
 
 pub async fn run(instance: &Instance, command: AskCommand) -> Result<(), CliError> {
     let admin = instance.admin();
@@ -23,6 +23,14 @@ pub async fn run(instance: &Instance, command: AskCommand) -> Result<(), CliErro
             if args.times > 1 {
                 out::say(format!("So do up to {} calls that equal it, for {} s.", args.times - 1, args.span));
             }
+            Ok(())
+        }
+        AskCommand::Revoke(args) => {
+            let grant: GrantView = admin.post(&format!("/v1/asks/{}/revoke", escape(&args.id)), &Done {}).await?;
+            if args.json.json {
+                return out::object("approval", &grant);
+            }
+            out::say(format!("{} more calls of {} are not approved any more.", grant.times_left, grant.binding.agent));
             Ok(())
         }
         AskCommand::Deny(args) => {

@@ -33,6 +33,10 @@ struct ClientFile {
     #[serde(default)]
     servers: Vec<ClientServer>,
     error: Option<String>,
+    /// Whether its settings tell the door of its sub-agents; `None` where it has no such settings, or they cannot be
+    /// read from here.
+    #[serde(skip_deserializing)]
+    hooks: Option<bool>,
     /// What else the daemon says of it.
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
@@ -48,11 +52,14 @@ struct ClientServer {
 }
 
 async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError> {
-    let scan: Scan = admin.get("/v1/clients").await?;
+    let mut scan: Scan = admin.get("/v1/clients").await?;
+    for file in &mut scan.files {
+        file.hooks = hooks(file);
+    }
     if json {
         return out::listing("client", "clients", &scan.files);
     }
-    let mut rows = Rows::new(&["CLIENT", "CONFIG", "DOOR", "AROUND THE DOOR", "PROBLEM"]);
+    let mut rows = Rows::new(&["CLIENT", "CONFIG", "DOOR", "HOOKS", "AROUND THE DOOR", "PROBLEM"]);
     for file in &scan.files {
         let around: Vec<&str> = file
             .servers
@@ -65,6 +72,7 @@ async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError> {
             plain(&file.client),
             plain(file.path.display().to_string()),
             state(if file.servers.iter().any(|server| server.door) { "yes" } else { "no" }),
+            plain(file.hooks.map_or("", |hooks| if hooks { "yes" } else { "no" })),
             (around.join(", "), tone),
             plain(file.error.clone().unwrap_or_default()),
         ]);
@@ -72,4 +80,10 @@ async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError> {
     rows.print("No MCP client has a config on this host.")?;
     scan.warnings.iter().for_each(|warning| out::say(out::visible(warning)));
     Ok(())
+}
+
+/// Of the home that the config lies in.
+fn hooks(file: &ClientFile) -> Option<bool> {
+    let home = file.path.parent().filter(|_| file.path.file_name().is_some_and(|name| name == ".claude.json"))?;
+    crate::admission::install::hooks_are_installed(&file.client, home).ok()
 }

@@ -15,9 +15,9 @@ pub async fn run(instance: &Instance, args: TokenArgs) -> Result<(), CliError> {
     let address: Address = args.agent.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
     let ttl_secs = args.ttl.as_deref().map(seconds).transpose().map_err(CliError::Usage)?;
     let key = super::agent::chosen_key(&address, &args.key)?;
-    let issued = connector::token(&address, &key, &instance.paths.mcp_socket(), TokenWish { ttl_secs })
-        .await
-        .map_err(connect::failed)?;
+    let (socket, wish) = (instance.paths.mcp_socket(), TokenWish { ttl_secs });
+    let issued = connector::token(&address, &key, args.delegation.as_deref(), &socket, wish).await;
+    let issued = issued.map_err(connect::failed)?;
     if args.json.json {
         return out::object("token", &issued);
     }
@@ -41,14 +41,16 @@ pub(super) async fn list(admin: &AdminClient, json: bool) -> Result<(), CliError
     if json {
         return out::listing("token", "tokens", &tokens);
     }
-    let mut rows = out::Rows::new(&["TOKEN", "AGENT", "UID", "ISSUED", "EXPIRES"]);
+    let mut rows = out::Rows::new(&["TOKEN", "AGENT", "DEPTH", "UID", "ISSUED", "EXPIRES", "REFUSED NOW"]);
     for token in &tokens {
         rows.row([
             out::plain(&token.id),
             out::plain(token.agent.to_string()),
+            out::plain(token.depth.to_string()),
             out::plain(token.uid.to_string()),
             out::plain(when(token.issued)),
             out::plain(when(token.expires)),
+            out::plain(token.refused.clone().unwrap_or_default()),
         ]);
     }
     rows.print("No tokens in force: `lazaret token --agent ADDRESS` makes one.")

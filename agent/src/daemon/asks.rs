@@ -1,6 +1,7 @@
-//! Calls a human to a waiting call: a notification on the desktop of each operator who is logged in.
+//! Calls a human to a waiting call: a notification on the desktop of each operator who is logged in; and ends the
+//! approvals of what was revoked.
 //!
-//! It is a courtesy: the call waits whether or not anybody was told, and no value of an argument is
+//! The call is a courtesy: the call waits whether or not anybody was told, and no value of an argument is
 //! in it. Whatever a peer chose is reduced to plain letters first, since desktops read markup.
 
 use std::os::unix::fs::MetadataExt as _;
@@ -35,6 +36,27 @@ pub(super) async fn follow(app: Arc<App>, cancel: CancellationToken) {
             for (uid, gid) in operators_with_a_desktop() {
                 tokio::spawn(tell(uid, gid, body(&ask), ask.id.clone()));
             }
+        }
+    }
+}
+
+/// Agents and tools that lose their standing take the approvals of their calls with them.
+pub(super) async fn end_what_was_revoked(app: Arc<App>, cancel: CancellationToken) {
+    let (mut agents, mut tools) = (app.registry.changes(), app.admission.changes());
+    loop {
+        let gates = app.gates.clone();
+        match tokio::task::spawn_blocking(move || gates.forget_approvals()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!("the end of an approval could not be recorded: {e}"),
+            Err(e) => tracing::error!("the approvals could not be looked through: {e}"),
+        }
+        let changed = tokio::select! {
+            () = cancel.cancelled() => return,
+            changed = agents.changed() => changed,
+            changed = tools.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }

@@ -204,6 +204,7 @@ where
                     transport: Transport::Unix,
                     wish: proof.token,
                     lineage,
+                    token: None,
                 };
                 at_the_disk(|| record_welcome(registry, &identity, &Certificate::of(&hello, &proof)))?;
                 let sig = daemon.sign(&wire::welcome_text(&hello, &proof, &session));

@@ -1,7 +1,8 @@
 //! What clients' hooks say of their sub-agents and tool uses, until a call asks for it.
 //!
 //! Invariants: what one user's processes say is found for that user's calls only; nobody can fill memory or
-//! push out what another user's hooks said.
+//! push out what another user's hooks said. What comes from below the client of a call goes before what others of its
+//! user say, and whoever contradicts himself is known as nobody, never as somebody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::challenge::HookNote;
 use super::delegation::Asserted;
+use crate::kernel::tree::Process;
 use crate::proxy::json::Json;
 
 /// Notes of one user that are kept.
@@ -19,6 +21,8 @@ const MOST_USERS: usize = 256;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Notes that one user's hooks may say in a second; more are not taken.
 const PER_SECOND: u32 = 200;
+/// Processes above a hook that are kept: a client's shell or two, and the client.
+const MOST_ABOVE: usize = 8;
 /// Longest text in a note, in bytes.
 const MAX_TEXT: usize = 128;
 
@@ -78,8 +82,15 @@ pub enum NotTaken {
 #[derive(Default)]
 pub struct HookNotes(Mutex<HashMap<u32, User>>);
 
+struct Note {
+    at: Instant,
+    said: HookNote,
+    /// Who started the hook, the nearest first.
+    above: Vec<Process>,
+}
+
 struct User {
-    notes: VecDeque<(Instant, HookNote)>,
+    notes: VecDeque<Note>,
     second: Instant,
     said: u32,
 }
@@ -89,8 +100,8 @@ impl HookNotes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a process of `uid` said.
-    pub fn note(&self, uid: u32, note: HookNote, now: Instant) -> Result<(), NotTaken> {
+    /// Keeps what a process of `uid` said that stands below `above`, the nearest first.
+    pub fn note(&self, uid: u32, note: HookNote, above: &[Process], now: Instant) -> Result<(), NotTaken> {
         let texts = [&note.session, &note.agent_id, &note.agent_type, &note.tool_use, &note.tool];
         let fits = |text: &str| text.len() <= MAX_TEXT && !text.chars().any(char::is_control);
         if !texts.into_iter().flatten().chain([&note.client, &note.event]).all(|text| fits(text)) {
@@ -101,7 +112,7 @@ impl HookNotes {
         }
         let mut users = self.users();
         if users.len() >= MOST_USERS && !users.contains_key(&uid) {
-            users.retain(|_, user| user.notes.back().is_some_and(|(at, _)| now.duration_since(*at) < LIFETIME));
+            users.retain(|_, user| user.notes.back().is_some_and(|last| now.duration_since(last.at) < LIFETIME));
             if users.len() >= MOST_USERS {
                 return Err(NotTaken::TooMany);
             }
@@ -114,41 +125,47 @@ impl HookNotes {
             return Err(NotTaken::TooMany);
         }
         user.said += 1;
-        while user.notes.front().is_some_and(|(at, _)| now.duration_since(*at) >= LIFETIME) {
+        while user.notes.front().is_some_and(|first| now.duration_since(first.at) >= LIFETIME) {
             user.notes.pop_front();
         }
         if user.notes.len() >= MOST_NOTES {
             user.notes.pop_front();
         }
-        user.notes.push_back((now, note));
+        let above = above.iter().take(MOST_ABOVE).copied().collect();
+        user.notes.push_back(Note { at: now, said: note, above });
         Ok(())
     }
 
-    /// What hooks of `uid` said of this tool use. Two that say different things are not believed.
-    pub fn of_tool_use(&self, uid: u32, tool_use: &str, now: Instant) -> Option<Asserted> {
+    /// What hooks of `uid` said of this tool use; where hooks below `client` did, they alone are heard.
+    pub fn of_tool_use(&self, uid: u32, tool_use: &str, client: Option<Process>, now: Instant) -> Option<Asserted> {
         let users = self.users();
         let notes = &users.get(&uid)?.notes;
-        let fresh = || notes.iter().rev().filter(|(at, _)| now.duration_since(*at) < LIFETIME).map(|(_, note)| note);
-        let mut found = fresh().filter(|note| note.tool_use.as_deref() == Some(tool_use));
-        let note = found.next()?;
-        if found.any(|other| (&other.agent_id, &other.session) != (&note.agent_id, &note.session)) {
-            return None;
+        let below = |note: &&Note| client.is_some_and(|client| note.above.contains(&client));
+        let fresh = || notes.iter().rev().filter(|note| now.duration_since(note.at) < LIFETIME);
+        let of_it = || fresh().filter(|note| note.said.tool_use.as_deref() == Some(tool_use));
+        let from_client = of_it().any(|note| below(&note));
+        let mut heard = of_it().filter(|note| !from_client || below(note)).map(|note| &note.said);
+        let said = heard.next()?;
+        let found = Asserted {
+            source: said.client.clone(),
+            session: said.session.clone(),
+            tool_use: Some(tool_use.to_owned()),
+            from_client,
+            ..Asserted::default()
+        };
+        if heard.any(|other| (&other.agent_id, &other.session) != (&said.agent_id, &said.session)) {
+            return Some(Asserted { session: None, contradicted: true, ..found });
         }
-        let mut agent_type = note.agent_type.clone();
-        if agent_type.is_none() && note.agent_id.is_some() {
+        let mut agent_type = said.agent_type.clone();
+        if agent_type.is_none() && said.agent_id.is_some() {
             // The start of the sub-agent says it where the tool use does not.
-            let started = |other: &&HookNote| other.agent_id == note.agent_id && other.session == note.session;
-            agent_type = fresh().filter(started).find_map(|other| other.agent_type.clone());
+            let started = |other: &&Note| other.said.agent_id == said.agent_id && other.said.session == said.session;
+            let started = |other: &&Note| started(other) && (!from_client || below(other));
+            agent_type = fresh().filter(started).find_map(|other| other.said.agent_type.clone());
         }
         // Some clients name a type for the main thread too; what tells a sub-agent is its id.
-        let agent_type = agent_type.filter(|_| note.agent_id.is_some());
-        Some(Asserted {
-            source: note.client.clone(),
-            agent_type,
-            agent_id: note.agent_id.clone(),
-            session: note.session.clone(),
-            tool_use: Some(tool_use.to_owned()),
-        })
+        let agent_type = agent_type.filter(|_| said.agent_id.is_some());
+        Some(Asserted { agent_type, agent_id: said.agent_id.clone(), ..found })
     }
 }
 
@@ -172,19 +189,39 @@ mod tests {
     #[test]
     fn a_tool_use_is_joined_with_the_sub_agent_that_made_it() {
         let (notes, now) = (HookNotes::default(), Instant::now());
-        notes.note(1000, note(None, Some("a1"), Some("Explore")), now).unwrap();
-        notes.note(1000, note(Some("t1"), Some("a1"), None), now).unwrap();
-        notes.note(1000, note(Some("t2"), None, Some("main")), now).unwrap();
-        let found = notes.of_tool_use(1000, "t1", now).unwrap();
+        notes.note(1000, note(None, Some("a1"), Some("Explore")), &[], now).unwrap();
+        notes.note(1000, note(Some("t1"), Some("a1"), None), &[], now).unwrap();
+        notes.note(1000, note(Some("t2"), None, Some("main")), &[], now).unwrap();
+        let found = notes.of_tool_use(1000, "t1", None, now).unwrap();
         assert_eq!((found.agent_id.as_deref(), found.agent_type.as_deref()), (Some("a1"), Some("Explore")));
         assert!(found.is_sub_agent());
-        let main = notes.of_tool_use(1000, "t2", now).unwrap();
+        let main = notes.of_tool_use(1000, "t2", None, now).unwrap();
         assert!(!main.is_sub_agent() && main.session.as_deref() == Some("s1"));
-        assert_eq!(notes.of_tool_use(1000, "t3", now), None);
-        assert_eq!(notes.of_tool_use(1001, "t1", now), None, "another user's hooks are not heard");
-        assert_eq!(notes.of_tool_use(1000, "t1", now + LIFETIME), None);
-        notes.note(1000, note(Some("t1"), Some("a2"), None), now).unwrap();
-        assert_eq!(notes.of_tool_use(1000, "t1", now), None, "who contradicts himself is not believed");
+        assert_eq!(notes.of_tool_use(1000, "t3", None, now), None);
+        assert_eq!(notes.of_tool_use(1001, "t1", None, now), None, "another user's hooks are not heard");
+        assert_eq!(notes.of_tool_use(1000, "t1", None, now + LIFETIME), None);
+        notes.note(1000, note(Some("t1"), Some("a2"), None), &[], now).unwrap();
+        let both = notes.of_tool_use(1000, "t1", None, now).unwrap();
+        assert!(
+            both.contradicted && both.is_sub_agent() && both.agent_id.is_none(),
+            "nor does it pass for the top agent"
+        );
+    }
+
+    #[test]
+    fn hooks_below_the_client_are_heard_before_others_of_its_user() {
+        let (notes, now) = (HookNotes::default(), Instant::now());
+        let process = |pid| Process { pid, started: 7 };
+        let (client, shell) = (process(10), process(11));
+        notes.note(1, note(Some("t1"), Some("a1"), Some("Explore")), &[shell, client], now).unwrap();
+        notes.note(1, note(Some("t1"), Some("other"), None), &[process(99)], now).unwrap();
+        let found = notes.of_tool_use(1, "t1", Some(client), now).unwrap();
+        assert_eq!((found.agent_id.as_deref(), found.from_client, found.contradicted), (Some("a1"), true, false));
+        // For another client of this user neither of them comes from below it, and they contradict each other.
+        let found = notes.of_tool_use(1, "t1", Some(Process { started: 8, ..client }), now).unwrap();
+        assert!(found.contradicted && !found.from_client);
+        notes.note(1, note(Some("t1"), None, None), &[client], now).unwrap();
+        assert!(notes.of_tool_use(1, "t1", Some(client), now).unwrap().contradicted, "the client itself says both");
     }
 
     #[test]
@@ -212,7 +249,7 @@ mod tests {
             let notes = HookNotes::default();
             for event in [&bytes[..], text.as_bytes()] {
                 if let Ok(Some(note)) = read(event) {
-                    let _taken = notes.note(1, note, Instant::now());
+                    let _taken = notes.note(1, note, &[], Instant::now());
                 }
             }
         }
@@ -221,22 +258,23 @@ mod tests {
     #[test]
     fn nobody_fills_memory_or_pushes_out_what_others_said() {
         let (notes, now) = (HookNotes::default(), Instant::now());
-        notes.note(1, note(Some("mine"), Some("a"), None), now).unwrap();
-        assert_eq!(notes.note(2, note(None, None, None), now), Err(NotTaken::Empty));
-        assert_eq!(notes.note(2, note(Some(&"x".repeat(129)), None, None), now), Err(NotTaken::Text));
-        assert_eq!(notes.note(2, note(Some("a\nb"), None, None), now), Err(NotTaken::Text));
+        notes.note(1, note(Some("mine"), Some("a"), None), &[], now).unwrap();
+        assert_eq!(notes.note(2, note(None, None, None), &[], now), Err(NotTaken::Empty));
+        assert_eq!(notes.note(2, note(Some(&"x".repeat(129)), None, None), &[], now), Err(NotTaken::Text));
+        assert_eq!(notes.note(2, note(Some("a\nb"), None, None), &[], now), Err(NotTaken::Text));
         for n in 0..20_000u32 {
             let at = now + Duration::from_millis(u64::from(n) * 4);
-            let taken = notes.note(2, note(Some(&format!("t{n}")), Some("a"), None), at);
+            let taken = notes.note(2, note(Some(&format!("t{n}")), Some("a"), None), &[], at);
             assert!(taken == Ok(()) || taken == Err(NotTaken::TooMany));
         }
         assert_eq!(notes.users()[&2].notes.len(), MOST_NOTES);
-        let burst = (0..PER_SECOND * 2).filter(|n| notes.note(3, note(Some(&n.to_string()), None, None), now).is_ok());
+        let burst =
+            (0..PER_SECOND * 2).filter(|n| notes.note(3, note(Some(&n.to_string()), None, None), &[], now).is_ok());
         assert_eq!(burst.count(), PER_SECOND as usize);
         for uid in 10..2000 {
-            let _crowded = notes.note(uid, note(Some("t"), None, None), now);
+            let _crowded = notes.note(uid, note(Some("t"), None, None), &[], now);
         }
         assert!(notes.users().len() <= MOST_USERS);
-        assert!(notes.of_tool_use(1, "mine", now).is_some());
+        assert!(notes.of_tool_use(1, "mine", None, now).is_some());
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::measure::Witness;
 use super::signed::{CallSignature, LineSigner, LineVerifier};
 use super::{Address, Lineage, Measurement, PublicKey, Strange, TokenWish};
+use crate::kernel::tree::Process;
 
 /// The process behind a socket, as the kernel names it (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct SessionIdentity {
     /// What the proof asked for in place of a session.
     pub(super) wish: Option<TokenWish>,
     pub(super) lineage: Lineage,
+    /// Id of the token that each request proves, where it is one.
+    pub(super) token: Option<String>,
 }
 
 impl SessionIdentity {
@@ -129,6 +132,11 @@ impl SessionIdentity {
         self.witness.as_ref().map(|witness| witness.client())
     }
 
+    /// The same as one process, which a pid alone does not name.
+    pub fn client_process(&self) -> Option<Process> {
+        self.witness.as_ref().map(|witness| witness.client_process())
+    }
+
     /// Whether this measurement has not been told by [`SessionIdentity::has_told`] yet.
     pub(super) fn is_news(&self, measurement: &Measurement) -> bool {
         self.witness.as_ref().is_some_and(|witness| witness.is_news(measurement))
@@ -147,6 +155,10 @@ impl SessionIdentity {
     /// The token that is to be issued; there is no session then.
     pub fn wish(&self) -> Option<TokenWish> {
         self.wish
+    }
+
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// For whom it acts, outermost first.
@@ -176,6 +188,7 @@ impl SessionIdentity {
             transport: Transport::Unix,
             wish: None,
             lineage: Lineage::top(address, key, None),
+            token: None,
         }
     }
 

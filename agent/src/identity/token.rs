@@ -2,8 +2,8 @@
 //!
 //! A token stands for one proof of an agent's key. Invariants: it lives in this daemon's memory, by the digest of its
 //! secret, and ends with the daemon; it serves the uid that asked for it, at this daemon's own URL, until its end or
-//! its revocation, and only while the agent is active with that key, which is asked at every use; its text stands in
-//! no record, only its id.
+//! its revocation, and only while the agent is active with that key, and every agent and grant that it acts by, which
+//! is asked at every use; its text stands in no record, only its id.
 
 mod bearer;
 
@@ -60,6 +60,13 @@ pub struct TokenView {
     pub url: String,
     pub issued: Timestamp,
     pub expires: Timestamp,
+    /// Of its agent: a top agent has 1.
+    pub depth: u32,
+    /// Ids of the delegations that it acts by, outermost first.
+    pub delegations: Vec<String>,
+    /// Why it is not taken at this moment, where its agent or one above has lost its standing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// A token that is in force.
@@ -107,7 +114,17 @@ impl Grant {
             url: self.audience.clone(),
             issued: self.issued,
             expires: self.expires,
+            depth: self.identity.lineage().depth,
+            delegations: self.identity.lineage().delegations().map(str::to_owned).collect(),
+            refused: None,
         }
+    }
+
+    /// Whether its agent, and all that it acts by, may act now.
+    fn standing(&self, registry: &Registry) -> Result<(), NotActive> {
+        let identity = &self.identity;
+        let agent = registry.standing_for(identity.address(), identity.did(), identity.uid())?;
+        registry.check_line(identity, &agent)
     }
 }
 
@@ -189,6 +206,14 @@ impl Tokens {
         }
         let bearer = Bearer::generate().map_err(TokenRefused::Randomness)?;
         let issued = Timestamp::now();
+        let ttl = match proven.lineage().exp() {
+            None => ttl,
+            // It ends with the first grant that ends.
+            Some(exp) => match u64::try_from(exp.saturating_sub(issued.as_second())) {
+                Ok(left) if left > 0 => ttl.min(left),
+                _ => return Err(NotActive::DelegationOver { address: proven.address().clone(), exp }.into()),
+            },
+        };
         let identity = SessionIdentity {
             // The process that asked ends now; who uses the token is known by uid alone.
             peer: Peer { pid: None, ..proven.peer },
@@ -198,6 +223,7 @@ impl Tokens {
             signs: false,
             signature: None,
             witness: None,
+            token: Some(bearer.id()),
             ..proven.clone()
         };
         let grant = Arc::new(Grant {
@@ -288,17 +314,19 @@ impl Tokens {
         if uid != Some(bound) {
             return Err(TokenRefused::OtherUser { bound, uid });
         }
-        registry.standing_for(grant.identity.address(), grant.identity.did(), bound)?;
+        grant.standing(registry)?;
         Ok(grant)
     }
 
     /// Those in force, the oldest first.
-    pub fn list(&self) -> Vec<TokenView> {
+    pub fn list(&self, registry: &Registry) -> Vec<TokenView> {
         let now = Timestamp::now();
-        let held = self.held();
-        let mut views: Vec<_> =
-            held.values().filter(|grant| !grant.has_expired(now)).map(|grant| grant.view()).collect();
-        drop(held);
+        let held: Vec<_> = self.held().values().filter(|grant| !grant.has_expired(now)).cloned().collect();
+        let shown = |grant: &Arc<Grant>| {
+            let refused = grant.standing(registry).err().map(|why| why.to_string());
+            TokenView { refused, ..grant.view() }
+        };
+        let mut views: Vec<_> = held.iter().map(shown).collect();
         views.sort_by(|a, b| (a.issued, &a.id).cmp(&(b.issued, &b.id)));
         views
     }
@@ -335,6 +363,9 @@ impl Tokens {
             "uid": identity.uid(),
             "audience": grant.audience,
             "expires": grant.expires,
+            "human": identity.lineage().human,
+            "depth": identity.lineage().depth,
+            "chain": identity.lineage().hops,
         });
         let entry = Entry::new(Kind::Agent, outcome, by.unwrap_or(agent)).agent(agent).reason(why).detail(detail);
         registry.audit().record(entry).map(drop)

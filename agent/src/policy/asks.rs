@@ -1,9 +1,13 @@
 //! Calls that wait for a human, and what humans have granted.
 //!
 //! Invariant: an approval is for one agent, key, tool as it is pinned, and these very arguments,
-//! until a time and for a number of calls; only [`Asks::take`] makes one, and it counts. Nothing of
-//! it outlives the daemon: after a restart everything is asked anew. The answer that nobody gives
+//! until a time and for a number of calls; only [`Asks::take`] makes one, and it counts. What is left of it is on disk
+//! before a call uses it (`asks/kept.rs`), so that a restart neither loses nor gives back any. A call that waits ends
+//! with the daemon, and every wait has an end on record. The answer that nobody gives
 //! is no. Arguments are shown to operators and written into no log.
+
+mod kept;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +19,12 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{broadcast, watch};
 
+use self::kept::Approval;
+pub(super) use self::waiting::Waiting;
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::AskConfig;
 use crate::proxy::json::Json;
+use crate::store::{Store, StoreError};
 
 /// How long an approval holds where the human names no time: enough for the waiting call.
 pub const DEFAULT_SPAN: Duration = Duration::from_secs(60);
@@ -38,6 +45,14 @@ pub enum AskError {
         "cannot approve {times} calls within {secs} s: at most {MOST_TIMES} calls and 24 hours, at least 1 of each"
     )]
     Bounds { times: u32, secs: u64 },
+    #[error(
+        "cannot answer {0}: the daemon restarted while it waited, and that call is over; it waits anew under another id once the agent calls again"
+    )]
+    Restarted(String),
+    #[error("cannot take back the approval of {0:?}: none of that id holds any more; see `lazaret ask list`")]
+    NoApproval(String),
+    #[error("the approval could not be kept and does not hold: {0}")]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Audit(#[from] AuditError),
 }
@@ -68,7 +83,7 @@ pub struct AskView {
     pub asked_at: Timestamp,
     /// Then it is denied.
     pub until: Timestamp,
-    /// `waiting`, `approved` or `denied`.
+    /// `waiting`, `approved` or `denied`; `ended` where the daemon restarted meanwhile.
     pub state: String,
     /// JSON text, only where one call is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,23 +147,23 @@ struct Pending {
 }
 
 struct Grant {
-    ask: String,
-    by: String,
-    binding: Binding,
+    kept: Approval,
+    /// The same end on a clock that nobody sets.
     until: Instant,
-    until_time: Timestamp,
-    left: u32,
 }
 
 #[derive(Default)]
 struct State {
     pending: BTreeMap<String, Pending>,
     grants: Vec<Grant>,
+    /// Calls that waited when the daemon before ended, until they would have timed out.
+    ended: Vec<AskView>,
 }
 
 pub struct Asks {
     config: AskConfig,
     audit: Arc<AuditLog>,
+    store: Arc<Store>,
     state: Mutex<State>,
     news: broadcast::Sender<AskView>,
 }
@@ -173,8 +188,8 @@ pub(super) struct Question<'a> {
 }
 
 impl Asks {
-    pub fn new(config: AskConfig, audit: Arc<AuditLog>) -> Arc<Self> {
-        Arc::new(Self { config, audit, state: Mutex::default(), news: broadcast::Sender::new(64) })
+    pub fn new(config: AskConfig, audit: Arc<AuditLog>, store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { config, audit, store, state: Mutex::default(), news: broadcast::Sender::new(64) })
     }
 
     /// Each call that begins to wait, for whoever calls a human.
@@ -185,7 +200,9 @@ impl Asks {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        state.grants.retain(|grant| grant.until > now && grant.left > 0);
+        let time = Timestamp::now();
+        state.grants.retain(|grant| grant.until > now && grant.kept.until > time && grant.kept.left > 0);
+        state.ended.retain(|ask| ask.until > time);
         state.pending.retain(|_, pending| {
             pending.waiters > 0 || pending.parked.is_some_and(|until| until > now && pending.deadline > now)
         });
@@ -195,9 +212,14 @@ impl Asks {
     /// Uses an approval of exactly this call, where there is one.
     pub(super) fn take(&self, binding: &Binding) -> Option<HumanApproval> {
         let mut state = self.state();
-        let grant = state.grants.iter_mut().find(|grant| grant.binding == *binding)?;
-        grant.left -= 1;
-        Some(HumanApproval { ask: grant.ask.clone(), by: grant.by.clone() })
+        let grant = state.grants.iter_mut().find(|grant| grant.kept.binding == *binding)?;
+        grant.kept.left -= 1;
+        if let Err(e) = self.keep(&grant.kept) {
+            // Used up all the same: what a restart would give back is used by nobody.
+            tracing::error!(ask = grant.kept.ask, "the use of an approval could not be kept, so that it is none: {e}");
+            return None;
+        }
+        Some(HumanApproval { ask: grant.kept.ask.clone(), by: grant.kept.by.clone() })
     }
 
     /// Makes a call wait; that it does is on record when this returns.
@@ -247,7 +269,7 @@ impl Asks {
             view
         };
         let waiting = self.waiting(&view.id).ok_or_else(|| NotAsked::Internal("it ended at once".into()))?;
-        let detail = json!({ "until": view.until, "policies": view.policies, "arguments": { "digest": view.binding.arguments_digest, "names": view.argument_names }, "tool_digest": view.binding.tool_digest, "did": view.binding.did });
+        let detail = json!({ "until": view.until, "policies": view.policies, "arguments": { "digest": view.binding.arguments_digest, "names": view.argument_names }, "tool_digest": view.binding.tool_digest, "did": view.binding.did, "uid": view.uid });
         self.record(&view, Outcome::Held, &view.binding.agent, &view.reason, detail)
             .map_err(|e| NotAsked::Internal(e.to_string()))?;
         tracing::warn!(
@@ -285,37 +307,18 @@ impl Asks {
         self.state().pending.values().find(|pending| same(&pending.handle, handle))?.state.clone()
     }
 
-    fn waiting(self: &Arc<Self>, id: &str) -> Option<Waiting> {
-        let state = self.state();
-        let pending = state.pending.get(id)?;
-        Some(Waiting {
-            asks: self.clone(),
-            id: id.to_owned(),
-            deadline: pending.deadline,
-            answer: pending.answer.subscribe(),
-            handle: pending.handle.clone(),
-            parked: false,
-        })
-    }
-
     pub fn list(&self) -> (Vec<AskView>, Vec<GrantView>) {
         let state = self.state();
-        let mut asks: Vec<AskView> = state.pending.values().map(|pending| pending.view.clone()).collect();
+        let pending = state.pending.values().map(|pending| &pending.view);
+        let mut asks: Vec<AskView> = state.ended.iter().chain(pending).cloned().collect();
         asks.sort_by_key(|view| view.asked_at);
-        let grants = state.grants.iter().map(|grant| GrantView {
-            ask: grant.ask.clone(),
-            by: grant.by.clone(),
-            binding: grant.binding.clone(),
-            until: grant.until_time,
-            times_left: grant.left,
-        });
-        (asks, grants.collect())
+        (asks, state.grants.iter().map(|grant| grant.kept.view()).collect())
     }
 
     /// With its arguments, as they would be sent.
     pub fn show(&self, id: &str) -> Result<AskView, AskError> {
         let state = self.state();
-        let pending = state.pending.get(id).ok_or_else(|| AskError::Unknown(id.to_owned()))?;
+        let pending = state.pending.get(id).ok_or_else(|| state.not_waiting(id))?;
         Ok(AskView { arguments: Some(pending.arguments.to_text()), ..pending.view.clone() })
     }
 
@@ -324,16 +327,18 @@ impl Asks {
         if times == 0 || times > MOST_TIMES || span.is_zero() || span > LONGEST_SPAN {
             return Err(AskError::Bounds { times, secs: span.as_secs() });
         }
+        self.sweep()?;
         self.answer(id, by, Answer::Approved, |view, state| {
             let until_time = later(Timestamp::now(), span);
-            state.grants.push(Grant {
+            let kept = Approval {
                 ask: view.id.clone(),
                 by: by.to_owned(),
                 binding: view.binding.clone(),
-                until: Instant::now() + span,
-                until_time,
+                until: until_time,
+                secs: span.as_secs().max(1),
                 left: times,
-            });
+            };
+            state.grants.push(Grant { kept, until: Instant::now() + span });
             json!({ "ask": view.id, "times": times, "until": until_time, "arguments_digest": view.binding.arguments_digest, "tool_digest": view.binding.tool_digest })
         })
     }
@@ -352,7 +357,7 @@ impl Asks {
         act: impl FnOnce(&AskView, &mut State) -> Value,
     ) -> Result<AskView, AskError> {
         let mut state = self.state();
-        let pending = state.pending.get_mut(id).ok_or_else(|| AskError::Unknown(id.to_owned()))?;
+        let Some(pending) = state.pending.get_mut(id) else { return Err(state.not_waiting(id)) };
         if pending.view.state != "waiting" {
             return Err(AskError::Answered { id: id.to_owned(), answer: pending.view.state.clone() });
         }
@@ -363,20 +368,25 @@ impl Asks {
         let mut view = pending.view.clone();
         view.state = word.into();
         let detail = act(&view, &mut state);
-        if let Err(e) = self.record(&view, outcome, by, &format!("{word} by {by}"), detail) {
-            state.grants.retain(|grant| grant.ask != view.id);
-            return Err(e.into());
+        let granted = state.grants.iter().find(|grant| grant.kept.ask == view.id).map(|grant| grant.kept.clone());
+        let recorded = self.record(&view, outcome, by, &format!("{word} by {by}"), detail).map_err(AskError::from);
+        let done = recorded.and_then(|_| {
+            granted.map_or(Ok(()), |kept| self.keep(&kept)).map_err(|e| {
+                let why = "the approval could not be kept and does not hold";
+                // Whoever approved is told; that this is not on record either is the lesser trouble then.
+                let _unwritten = self.record(&view, Outcome::Error, "daemon", why, json!({}));
+                e.into()
+            })
+        });
+        if let Err(e) = done {
+            state.grants.retain(|grant| grant.kept.ask != view.id);
+            return Err(e);
         }
         if let Some(pending) = state.pending.get_mut(id) {
             pending.view.state = word.into();
             pending.answer.send_replace(Some(answer));
         }
         Ok(view)
-    }
-
-    /// The end of every approval and wait that something revoked: an agent, a tool, a server.
-    pub fn forget(&self, of: impl Fn(&Binding) -> bool) {
-        self.state().grants.retain(|grant| !of(&grant.binding));
     }
 
     fn record(
@@ -398,45 +408,21 @@ impl Asks {
     }
 }
 
+impl State {
+    fn not_waiting(&self, id: &str) -> AskError {
+        match self.ended.iter().any(|ask| ask.id == id) {
+            true => AskError::Restarted(id.to_owned()),
+            false => AskError::Unknown(id.to_owned()),
+        }
+    }
+}
+
 fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && bool::from(a.as_bytes().ct_eq(b.as_bytes()))
 }
 
 fn later(time: Timestamp, span: Duration) -> Timestamp {
     jiff::SignedDuration::try_from(span).ok().and_then(|span| time.checked_add(span).ok()).unwrap_or(time)
-}
-
-/// One call's place in the queue; it is given up when this is dropped.
-pub(super) struct Waiting {
-    asks: Arc<Asks>,
-    pub id: String,
-    pub deadline: Instant,
-    pub answer: watch::Receiver<Option<Answer>>,
-    handle: String,
-    parked: bool,
-}
-
-impl Waiting {
-    /// Keeps the place for a client that comes again with this state.
-    pub fn park(mut self) -> String {
-        self.parked = true;
-        format!("{STATE_PREFIX}{}", self.handle)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut state = self.asks.state();
-        let Some(pending) = state.pending.get_mut(&self.id) else { return };
-        pending.waiters = pending.waiters.saturating_sub(1);
-        if pending.waiters == 0 {
-            if self.parked {
-                pending.parked = Some(Instant::now() + PARKED);
-            } else {
-                state.pending.remove(&self.id);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,19 +5,20 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::permits::shorten;
+use crate::identity::delegation::Hop;
 use crate::identity::hooks::HookNotes;
 use crate::identity::{Agent, Asserted, Evidence, SessionIdentity};
 use crate::proxy::json::Json;
 
 /// What a client's own words in a call's `_meta`, and those of its hooks, say of who made the call.
-pub(super) fn asserted(others: &Json, uid: u32, hooks: &HookNotes) -> Option<Asserted> {
+pub(super) fn asserted(others: &Json, session: &SessionIdentity, hooks: &HookNotes) -> Option<Asserted> {
     let meta = others.get("_meta")?;
     let text = |key: &str| {
         let text = meta.get(key).and_then(Json::as_str)?;
         (!text.chars().any(char::is_control)).then(|| shorten(text).to_owned())
     };
     if let Some(tool_use) = text("claudecode/toolUseId") {
-        let said = hooks.of_tool_use(uid, &tool_use, Instant::now());
+        let said = hooks.of_tool_use(session.uid(), &tool_use, session.client_process(), Instant::now());
         let source = "claude-code".to_owned();
         return Some(said.unwrap_or(Asserted { source, tool_use: Some(tool_use), ..Asserted::default() }));
     }
@@ -41,28 +42,47 @@ impl Caller<'_> {
         self.session.lineage().depth.saturating_add(deeper.into())
     }
 
-    pub fn evidence(&self) -> Evidence {
+    /// The least that is known of anybody in the chain. `agent` is the session's own, with the vouch that it has now.
+    pub fn evidence(&self, agent: Option<&Agent>) -> Evidence {
         let proven = self.session.lineage().evidence();
-        match self.asserted.as_ref().is_some_and(Asserted::is_sub_agent) {
-            true => proven.min(Evidence::Asserted),
-            false => proven,
-        }
+        self.of_sub_agent(agent).map_or(proven, |said| proven.min(said))
+    }
+
+    /// How the sub-agent is known that a hook spoke of; `None` where none did.
+    fn of_sub_agent(&self, agent: Option<&Agent>) -> Option<Evidence> {
+        let asserted = self.asserted.as_ref().filter(|asserted| asserted.is_sub_agent())?;
+        Some(match asserted {
+            Asserted { contradicted: true, .. } => Evidence::Unknown,
+            Asserted { from_client: true, .. } if agent.is_some_and(Agent::is_vouched_as_measured) => {
+                Evidence::Attested
+            }
+            _ => Evidence::Asserted,
+        })
     }
 
     pub fn human(&self) -> Option<&str> {
         self.session.lineage().human.as_deref()
     }
 
-    /// For the record. `agent` is what the registry says of it, where it was asked.
-    pub fn described(&self, agent: Option<&Agent>) -> Map<String, Value> {
+    /// For the record. `agent` is what the registry says of it, where it was asked, and `above` of those that it acts
+    /// for.
+    pub fn described(&self, agent: Option<&Agent>, above: &[Agent]) -> Map<String, Value> {
         let lineage = self.session.lineage();
-        let mut chain: Vec<Value> = lineage.hops.iter().map(|hop| json!(hop)).collect();
+        let known = |hop: &Hop| above.iter().chain(agent).find(|agent| agent.address == hop.address);
+        let hop = |hop: &Hop| {
+            let mut shown = json!(hop);
+            if let Some(agent) = known(hop) {
+                shown["vouch"] = vouch(agent);
+            }
+            shown
+        };
+        let mut chain: Vec<Value> = lineage.hops.iter().map(hop).collect();
         if let Some(asserted) = self.asserted.as_ref().filter(|asserted| asserted.is_sub_agent()) {
             chain.push(json!({
                 "agent_type": asserted.agent_type,
                 "agent_id": asserted.agent_id,
                 "said_by": asserted.source,
-                "evidence": Evidence::Asserted,
+                "evidence": self.of_sub_agent(agent),
             }));
         }
         let mut detail = Map::new();
@@ -73,12 +93,15 @@ impl Caller<'_> {
         put("pid", json!(self.session.pid()));
         put("human", json!(self.human()));
         put("depth", json!(self.depth()));
-        put("evidence", json!(self.evidence()));
+        put("evidence", json!(self.evidence(agent)));
         put("chain", json!(chain));
         if let Some(measurement) = self.session.measurement() {
             put("measurement", json!(measurement.digest));
         }
         put("transport", json!(self.session.transport().as_str()));
+        if let Some(token) = self.session.token() {
+            put("token", json!(token));
+        }
         if let Some(asserted) = &self.asserted {
             put("asserted", json!(asserted));
         }

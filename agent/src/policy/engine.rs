@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityId, EntityTypeName, EntityUid, Policy, Request};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub use self::explain::{Explanation, Near};
 use self::slices::Slices;
@@ -129,6 +130,7 @@ pub struct Engine {
     dir: PathBuf,
     rules: RwLock<Arc<Rules>>,
     refused: RwLock<Option<Refused>>,
+    changes: watch::Sender<u64>,
 }
 
 struct Rules {
@@ -166,7 +168,13 @@ impl Engine {
     /// Reads the policies of `dir`; all of them are valid, or this fails. Arguments of tools are
     /// held against the tool at the call.
     pub fn load(dir: &Path) -> Result<Self, PolicyError> {
-        Ok(Self { dir: dir.into(), rules: RwLock::new(Arc::new(Rules::load(dir)?)), refused: RwLock::default() })
+        let rules = RwLock::new(Arc::new(Rules::load(dir)?));
+        Ok(Self { dir: dir.into(), rules, refused: RwLock::default(), changes: watch::Sender::new(0) })
+    }
+
+    /// Bumped when other policies are in force, so that calls which wait are judged anew.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Reads them again, and holds them against the approved tools. On an error, `confirm`'s too,
@@ -181,6 +189,7 @@ impl Engine {
             let description = rules.describe(approved);
             confirm(&description)?;
             *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+            self.changes.send_modify(|n| *n += 1);
             Ok(description)
         });
         *self.refused.write().unwrap_or_else(PoisonError::into_inner) =

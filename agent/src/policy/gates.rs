@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 mod waiting;
 
 pub use self::waiting::Waited;
-use super::asks::Asks;
+use super::asks::{AskError, Asks};
 use super::caller::{self, Caller};
 use super::permits::{Asking, Denied, ForwardPermit, Registered, Ruled, Wish};
 use super::rate::{RateLimiter, RateUse};
@@ -57,7 +57,7 @@ impl Gates {
     ) -> Result<Self, PolicyError> {
         let engine = Engine::load(policy_dir)?;
         let rate = RateLimiter::open(rate, &registry).map_err(PolicyError::Rate)?;
-        let asks = Asks::new(AskConfig::default(), audit.clone());
+        let asks = Asks::new(AskConfig::default(), audit.clone(), registry.store().clone());
         let (denials, hooks) = (Flood::new(MOST_DENIALS), HookNotes::default());
         let gates = Self { registry, admission, rate, engine, audit, denials, hooks, asks };
         // What does not fit a tool fences that tool, and does not keep the daemon from its other work.
@@ -68,7 +68,7 @@ impl Gates {
     }
 
     pub fn with_asks(mut self, config: AskConfig) -> Self {
-        self.asks = Asks::new(config, self.audit.clone());
+        self.asks = Asks::new(config, self.audit.clone(), self.registry.store().clone());
         self
     }
 
@@ -111,6 +111,17 @@ impl Gates {
 
     pub fn asks(&self) -> &Arc<Asks> {
         &self.asks
+    }
+
+    /// Ends the approvals of agents, keys and tools that have lost their standing: it does not come back to life with
+    /// them.
+    pub fn forget_approvals(&self) -> Result<(), AskError> {
+        self.asks.forget(|binding| {
+            let agent = binding.agent.parse::<Address>().ok();
+            let active = agent.is_some_and(|agent| self.registry.standing(&agent, &binding.did).is_ok());
+            let tool = super::permits::routable(&self.admission, &binding.server, &binding.tool);
+            active && tool.is_ok_and(|(_, tool)| tool.digest == binding.tool_digest)
+        })
     }
 
     /// What is in force, and where it does not fit the tools that are approved now.
@@ -193,7 +204,7 @@ impl Gates {
         others: Json,
         handle: Option<&str>,
     ) -> Result<Admitted, Denied> {
-        let caller = Caller { session, asserted: caller::asserted(&others, session.uid(), &self.hooks) };
+        let caller = Caller { session, asserted: caller::asserted(&others, session, &self.hooks) };
         let wish = Wish::new(arguments, others);
         let described = wish.described().clone();
         self.walk(caller.clone(), (server, tool), wish, handle)
@@ -265,7 +276,10 @@ impl Gates {
         let Some(unwritten) = self.denials.admit(session.address().clone(), Instant::now()) else { return Ok(()) };
         // Who it is matters most where it is not let through; that the registry cannot be read does not.
         let agent = self.registry.get(session.address()).ok().flatten();
-        let mut detail = Value::Object(caller.described(agent.as_ref()));
+        let above =
+            session.lineage().ancestors().iter().filter_map(|hop| self.registry.get(&hop.address).ok().flatten());
+        let above: Vec<Agent> = above.collect();
+        let mut detail = Value::Object(caller.described(agent.as_ref(), &above));
         detail["gate"] = json!(denied.gate);
         detail["told"] = json!(denied.reason);
         detail["arguments"] = arguments;

@@ -257,7 +257,7 @@ impl Routed<'_> {
             transport: caller.session.transport().as_str(),
             uid: caller.session.uid(),
             depth: caller.depth(),
-            evidence: caller.evidence(),
+            evidence: caller.evidence(Some(&self.registered.agent)),
             human: caller.human(),
         }
     }
@@ -285,11 +285,11 @@ impl Routed<'_> {
 impl Permitted<'_> {
     /// Gate 6: what is not on disk is not forwarded.
     pub(super) fn record(self, audit: &AuditLog) -> Result<ForwardPermit, Denied> {
-        let Routed { registered: Registered { caller, agent, .. }, server, tool } = self.routed;
+        let Routed { registered: Registered { caller, agent, above }, server, tool } = self.routed;
         let mut id = [0u8; 16];
         getrandom::fill(&mut id).map_err(|e| Denied::internal(INTENT, &e))?;
         let call_id = hex::encode(id);
-        let mut detail = Value::Object(caller.described(Some(&agent)));
+        let mut detail = Value::Object(caller.described(Some(&agent), &above));
         detail["tool_digest"] = json!(tool.digest);
         detail["image_id"] = json!(server.review.as_ref().map(|review| &review.image_id));
         detail["arguments"] = self.wish.described.clone();
@@ -366,10 +366,7 @@ impl ForwardPermit {
     /// The look of gate 4 once more. A vouch that held when the call was permitted must hold still.
     pub(super) fn still_stands(&self, registry: &Registry, admission: &Admission) -> Result<(), Denied> {
         let agent = standing(REVOCATION, &self.session, registry)?;
-        if self.agent.vouch == Vouch::Valid && agent.vouch != Vouch::Valid {
-            let reason = format!("the vouch for {} is {} now", agent.address, agent.vouch);
-            return Err(Denied::new(REVOCATION, reason, "ask the operator to vouch for it again"));
-        }
+        still_vouched(self.agent.vouch, &agent)?;
         same_as_approved(admission, &self.server, &self.tool)
     }
 
@@ -427,6 +424,15 @@ fn standing(gate: &'static str, session: &SessionIdentity, registry: &Registry) 
         Ok(agent)
     });
     agent.map_err(|refusal| not_active(gate, refusal))
+}
+
+/// A vouch that held must hold still.
+fn still_vouched(before: Vouch, agent: &Agent) -> Result<(), Denied> {
+    if before != Vouch::Valid || agent.vouch == Vouch::Valid {
+        return Ok(());
+    }
+    let reason = format!("the vouch for {} is {} now", agent.address, agent.vouch);
+    Err(Denied::new(REVOCATION, reason, "ask the operator to vouch for it again"))
 }
 
 fn not_active(gate: &'static str, refusal: NotActive) -> Denied {

@@ -92,11 +92,13 @@ pub async fn run(
 pub async fn token(
     agent: &Address,
     key: &SourceName,
+    delegation: Option<&Path>,
     socket: &Path,
     wish: TokenWish,
 ) -> Result<IssuedToken, ConnectError> {
+    let chain = delegation.map(read_chain).transpose()?.unwrap_or_default();
     let key = key.open().map_err(|source| ConnectError::Key { agent: agent.clone(), source })?;
-    Link::ask_token(agent, &*key, socket, wish).await
+    Link::ask_token(agent, &*key, &chain, socket, wish).await
 }
 
 async fn serve(

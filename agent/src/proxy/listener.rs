@@ -194,7 +194,9 @@ async fn connection(
     let accepted = match accepted {
         Ok(Visitor::Agent(identity)) => Ok(*identity),
         Ok(Visitor::Hook(note)) => {
-            match app.gates.hooks().note(peer.uid, note, Instant::now()) {
+            // Who started it is worth something only while it still stands there.
+            let above = process.as_ref().ok().filter(|process| process.check().is_ok()).map(PeerProcess::parents);
+            match app.gates.hooks().note(peer.uid, note, above.unwrap_or_default(), Instant::now()) {
                 Ok(()) => challenge::thank(&mut write).await,
                 Err(why) => tracing::debug!(uid = peer.uid, "a hook's note was not taken: {why}"),
             }

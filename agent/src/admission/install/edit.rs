@@ -100,7 +100,7 @@ fn parse(text: &str) -> Result<ParseResult<'_>, Syntax> {
 }
 
 /// Gives the object at `path` to `f`; `None` where there is none.
-fn at<T>(text: &str, path: &[String], f: impl FnOnce(&Object<'_>) -> Option<T>) -> Option<T> {
+pub(super) fn at<T>(text: &str, path: &[String], f: impl FnOnce(&Object<'_>) -> Option<T>) -> Option<T> {
     let parsed = parse(text).ok()?;
     let Some(Node::Object(root)) = &parsed.value else { return None };
     let mut object = root;
@@ -200,14 +200,14 @@ fn append(text: &str, path: &[String], name: &str, written: &str) -> Option<Stri
 }
 
 /// How a file is laid out, seen from its first member.
-struct Style {
+pub(super) struct Style {
     pretty: bool,
     newline: &'static str,
     indent: String,
 }
 
 impl Style {
-    fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         let first = at(text, &[], |root| {
             let first = root.properties.first()?;
             text.get(root.range.start + 1..first.range.start).map(str::to_owned)
@@ -224,11 +224,11 @@ impl Style {
     }
 
     /// A line break and the indentation at `depth`.
-    fn line(&self, depth: usize) -> String {
+    pub(super) fn line(&self, depth: usize) -> String {
         if self.pretty { format!("{}{}", self.newline, self.indent.repeat(depth)) } else { String::new() }
     }
 
-    fn write(&self, value: &serde_json::Value, depth: usize) -> String {
+    pub(super) fn write(&self, value: &serde_json::Value, depth: usize) -> String {
         if !self.pretty {
             return value.to_string();
         }

@@ -6,6 +6,7 @@
 
 mod anchored;
 mod edit;
+mod hooks;
 mod mask;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::proxy::json::Json;
 use crate::store::Record;
 use anchored::{Anchored, Contents};
 pub use edit::Cut;
+pub use hooks::{are_installed as hooks_are_installed, install_hooks, remove_hooks, settings_path};
 
 /// Clients whose configs are written, with the file below the home.
 const SUPPORTED: &[(&str, &str)] = &[("claude-code", ".claude.json")];
@@ -40,6 +42,12 @@ pub enum InstallError {
     Syntax { path: PathBuf, line: usize, column: usize, message: String },
     #[error("cannot change {path}: its {what} is no object; nothing was changed, mend the file first")]
     Shape { path: PathBuf, what: String },
+    #[error("cannot change {path}: its {what} is no array; nothing was changed, mend the file first")]
+    NoArray { path: PathBuf, what: String },
+    #[error(
+        "cannot put hooks in for {client}: it has made no directory {path} yet; nothing was changed, start it once and run the command again"
+    )]
+    NeverStarted { client: String, path: PathBuf },
     #[error(
         "cannot change {path}: it has a server named {ENTRY} that is not the connector; nothing was changed, rename that one first"
     )]
@@ -133,6 +141,9 @@ pub struct ClientChange {
     /// The file, or its table of servers, was not there before.
     pub made_file: bool,
     pub made_table: bool,
+    /// What was made to hold our hooks, the outer ones first.
+    #[serde(default)]
+    pub made: Vec<Vec<String>>,
     pub backup: Option<PathBuf>,
 }
 
@@ -202,6 +213,7 @@ pub fn install(
         removed: Vec::new(),
         made_file: before.is_none(),
         made_table: table.is_none(),
+        made: Vec::new(),
         backup: None,
     });
     change.agent.clone_from(&door.agent);

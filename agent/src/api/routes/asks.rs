@@ -10,7 +10,7 @@ use axum::{Extension, Json, Router};
 use crate::api::peer::Operator;
 use crate::api::server::{Answer, Api, Failure, Input, blocking};
 use crate::api::types::{ApproveAsk, AskList, ErrorKind, Why};
-use crate::policy::{AskError, AskView};
+use crate::policy::{AskError, AskView, GrantView};
 
 pub(super) fn routes() -> Router<Arc<Api>> {
     Router::new()
@@ -18,15 +18,16 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/v1/asks/{id}", get(show))
         .route("/v1/asks/{id}/approve", post(approve))
         .route("/v1/asks/{id}/deny", post(deny))
+        .route("/v1/asks/{id}/revoke", post(revoke))
 }
 
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
         let kind = match &error {
-            AskError::Unknown(_) => ErrorKind::NotFound,
-            AskError::Answered { .. } => ErrorKind::Conflict,
+            AskError::Unknown(_) | AskError::NoApproval(_) => ErrorKind::NotFound,
+            AskError::Answered { .. } | AskError::Restarted(_) => ErrorKind::Conflict,
             AskError::Bounds { .. } => ErrorKind::Invalid,
-            AskError::Audit(_) => ErrorKind::Failed,
+            AskError::Audit(_) | AskError::Store(_) => ErrorKind::Failed,
         };
         Failure::new(kind, error.to_string())
     }
@@ -62,4 +63,13 @@ async fn deny(
     Input(Why { why }): Input<Why>,
 ) -> Answer<AskView> {
     blocking(&api, move |app| Ok(app.gates.asks().deny(&id, by.name(), &why)?)).await.map(Json)
+}
+
+/// Takes an approval back that was given for more calls than were made.
+async fn revoke(
+    State(api): State<Arc<Api>>,
+    Extension(by): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Answer<GrantView> {
+    blocking(&api, move |app| Ok(app.gates.asks().revoke(&id, by.name())?)).await.map(Json)
 }

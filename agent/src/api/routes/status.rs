@@ -69,7 +69,7 @@ fn view(app: &App, docker: Result<DockerInfo, SandboxError>) -> Result<StatusVie
         mcp_socket: app.paths.mcp_socket(),
         admin_socket: app.paths.admin_socket(),
         http_url: app.http_url.clone(),
-        tokens: app.tokens.list().len(),
+        tokens: app.tokens.list(&app.registry).len(),
         daemon_did: app.daemon_key.public().did(),
         daemon_fingerprint: app.daemon_key.public().fingerprint_raw(),
     })

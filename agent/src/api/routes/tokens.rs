@@ -15,7 +15,7 @@ pub(super) fn routes() -> Router<Arc<Api>> {
 }
 
 async fn list(State(api): State<Arc<Api>>) -> Answer<Vec<TokenView>> {
-    Ok(Json(api.app.tokens.list()))
+    blocking(&api, |app| Ok(app.tokens.list(&app.registry))).await.map(Json)
 }
 
 async fn revoke(

@@ -10,9 +10,10 @@ use tokio::io::BufReader;
 
 use crate::cli::args::agent::DelegateArgs;
 use crate::cli::instance::Instance;
-use crate::cli::{CliError, out};
+use crate::cli::{CliError, agent, out};
 use crate::identity::delegation::{self, Capabilities, Capability, Terms};
-use crate::identity::{self, Address, AgentKey, PublicKey, challenge};
+use crate::identity::source::default_source;
+use crate::identity::{self, Address, PublicKey, challenge};
 use crate::proxy::connector;
 
 /// What lasts longer, in seconds, is no delegation but an agent of its own.
@@ -21,7 +22,8 @@ const LONGEST: i64 = 365 * 86_400;
 pub async fn run(instance: &Instance, args: DelegateArgs) -> Result<(), CliError> {
     let usage = |e: String| CliError::Usage(e);
     let parent: Address = args.parent.parse().map_err(|e: identity::AddressError| usage(e.to_string()))?;
-    let key = load(&parent, args.key.as_deref())?;
+    let key = agent::chosen_key(&parent, &args.key)?;
+    let key = key.open().map_err(|e| CliError::Configuration(e.to_string()))?;
     let to = child(&args.child, args.child_key.as_deref())?;
     let capabilities = args.cap.iter().map(|cap| cap.parse::<Capability>()).collect::<Result<Vec<_>, _>>();
     let capabilities = capabilities.and_then(Capabilities::new).map_err(|e| usage(e.to_string()))?;
@@ -42,7 +44,7 @@ pub async fn run(instance: &Instance, args: DelegateArgs) -> Result<(), CliError
         capabilities: capabilities.clone(),
         max_depth: args.max_depth,
     };
-    let (longer, jti) = delegation::extend(&chain, &key, terms, now)
+    let (longer, jti) = delegation::extend(&chain, &*key, terms, now)
         .map_err(|e| CliError::Failed(format!("cannot delegate to {}: {e}; {}", args.child, e.next_step())))?;
     if args.json.json {
         return out::object(
@@ -65,23 +67,14 @@ fn until(exp: i64) -> String {
     Timestamp::from_second(exp).map_or_else(|_| exp.to_string(), crate::cli::when)
 }
 
-fn load(address: &Address, key: Option<&Path>) -> Result<AgentKey, CliError> {
-    let path = match key {
-        Some(path) => path.to_owned(),
-        None => identity::default_key_path(address).map_err(|e| CliError::Configuration(e.to_string()))?,
-    };
-    AgentKey::load(&path).map_err(|e| CliError::Configuration(e.to_string()))
-}
-
-/// The sub-agent's public key: what it is named by, or that of its key file.
+/// The sub-agent's public key: what it is named by, or that of the key which this user keeps for it.
 fn child(name: &str, key: Option<&str>) -> Result<PublicKey, CliError> {
     let named = key.or_else(|| name.starts_with("did:").then_some(name));
     if let Some(text) = named {
         return text.parse().map_err(|e: identity::KeyError| CliError::Usage(e.to_string()));
     }
     let address: Address = name.parse().map_err(|e: identity::AddressError| CliError::Usage(e.to_string()))?;
-    let at = identity::default_key_path(&address).map_err(|e| CliError::Configuration(e.to_string()))?;
-    AgentKey::load(&at).map(|key| key.public()).map_err(|e| {
+    default_source(&address).and_then(|source| source.open()).map(|key| key.public()).map_err(|e| {
         CliError::Configuration(format!("{e}; or name the sub-agent's public key with --child-key did:key:..."))
     })
 }

@@ -183,7 +183,10 @@ pub struct AgentResumeArgs {
 #[command(after_help = "\
 Examples:
   lazaret agent delegate claude-code@ann.lazaret.local reviewer@ann.lazaret.local --cap fs:read_file,git:* --out reviewer.chain
-  lazaret agent delegate reviewer@ann.lazaret.local linter@ann.lazaret.local --cap fs:read_file --delegation reviewer.chain --ttl 15m")]
+  lazaret agent delegate reviewer@ann.lazaret.local linter@ann.lazaret.local --cap fs:read_file --delegation reviewer.chain --ttl 15m
+
+Any key that the agent can have signs, in a file, an ssh-agent or a PKCS#11 token; without --key or --key-source the one
+that the agent was enrolled with.")]
 pub struct DelegateArgs {
     /// Address of the agent that grants.
     pub parent: String,
@@ -201,10 +204,9 @@ pub struct DelegateArgs {
     /// The parent's own chain, where it is a sub-agent itself.
     #[arg(long, value_name = "FILE")]
     pub delegation: Option<PathBuf>,
-    /// The parent's private key [default: PARENT.pem in $XDG_CONFIG_HOME/lazaret/agents]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// The sub-agent's public key [default: that of CHILD.pem in $XDG_CONFIG_HOME/lazaret/agents]
+    #[command(flatten)]
+    pub key: KeyChoice,
+    /// The sub-agent's public key [default: that of the key which you keep for it]
     #[arg(long, value_name = "KEY")]
     pub child_key: Option<String>,
     /// did of the daemon that it is for [default: that of the one which runs]

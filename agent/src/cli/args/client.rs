@@ -26,13 +26,15 @@ pub struct ConnectArgs {
 /// Short-lived bearer token for a client that speaks MCP over HTTP
 ///
 /// Proves the agent's key to the daemon as the connector does. The token serves your user on this host only, until it
-/// expires or the agent loses its standing. Needs [http] listen in the daemon's configuration.
+/// expires or the agent loses its standing. Needs [http] listen in the daemon's configuration. That of a sub-agent ends at
+/// the latest with its delegation, and with every agent and every grant above it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lazaret token --agent claude-code@ann.lazaret.local
   TOKEN=$(lazaret token --agent claude-code@ann.lazaret.local --ttl 1h)
   lazaret token --agent claude-code@ann.lazaret.local --headers   {\"Authorization\": \"Bearer ...\"}, for a client's helper
+  lazaret token --agent reviewer@ann.lazaret.local --delegation reviewer.chain      for a sub-agent
 
 stdout is the token alone; where it serves and until when is said on stderr.")]
 pub struct TokenArgs {
@@ -44,6 +46,9 @@ pub struct TokenArgs {
     pub ttl: Option<String>,
     #[command(flatten)]
     pub key: super::agent::KeyChoice,
+    /// The agent is a sub-agent: the chain that `lazaret agent delegate` wrote for it.
+    #[arg(long, value_name = "FILE")]
+    pub delegation: Option<PathBuf>,
     /// Print the header that carries it, as a JSON object.
     #[arg(long, conflicts_with = "json")]
     pub headers: bool,
@@ -70,11 +75,12 @@ pub struct ClientListArgs {
 /// Point a client at the connector; shows the diff, asks, keeps a backup
 ///
 /// Servers that were adopted and approved leave the client's config, because the client now reaches them through
-/// the door. Everything else in the file stays as it is, byte for byte.
+/// the door. Everything else in the file stays as it is, byte for byte. `client remove` takes the hooks out as well.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lazaret client install claude-code --dry-run
+  lazaret client install claude-code --hooks
   lazaret client install claude-code --agent reviewer@ann.lazaret.local --yes")]
 pub struct ClientInstallArgs {
     /// Which client: claude-code.
@@ -85,6 +91,9 @@ pub struct ClientInstallArgs {
     /// The agent's key file [default: below the home, made if it is not there]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Also put the hooks into its settings that tell the door which of its sub-agents makes a call.
+    #[arg(long)]
+    pub hooks: bool,
     /// Home directory whose config is changed [default: yours]
     #[arg(long, value_name = "DIR")]
     pub home: Option<PathBuf>,

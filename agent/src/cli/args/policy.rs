@@ -100,6 +100,7 @@ pub enum AskCommand {
     Show(AskShowArgs),
     Approve(AskApproveArgs),
     Deny(AskDenyArgs),
+    Revoke(AskRevokeArgs),
 }
 
 /// Calls that wait, and approvals that still hold
@@ -145,6 +146,18 @@ pub struct AskDenyArgs {
     /// Why, for the log; the agent is not told.
     #[arg(long, value_name = "TEXT", default_value = "denied by an operator")]
     pub why: String,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Take back an approval that still holds for further calls
+///
+/// Approvals outlive a restart of the daemon; they end with their time, their count, and with their agent, key or tool.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  lazaret ask revoke 3fa90c12")]
+pub struct AskRevokeArgs {
+    /// Id of the call that the approval was given for.
+    pub id: String,
     #[command(flatten)]
     pub json: Json,
 }

@@ -21,7 +21,11 @@ fn lines(call: &CallView) -> Vec<(&'static str, String)> {
     let who = &call.who;
     say("who", format!("{}, {}", or(&who.agent, "unknown"), or(&who.did, "no did on record")));
     let key = or(&who.fingerprint, "not on record");
-    say("", format!("key {key}, uid {}, pid {}", number(who.uid), number(who.pid)));
+    let by = match (&who.pid, &who.token) {
+        (None, Some(token)) => format!("over {} by token {token}", or(&who.transport, "http")),
+        (pid, _) => format!("pid {}", number(*pid)),
+    };
+    say("", format!("key {key}, uid {}, {by}", number(who.uid)));
     if !who.asserted.is_null() {
         say("", format!("its client says: {}", value(&who.asserted)));
     }
@@ -40,9 +44,11 @@ fn lines(call: &CallView) -> Vec<(&'static str, String)> {
     for (n, text) in rights(call).into_iter().enumerate() {
         say(if n == 0 { "by right" } else { "" }, text);
     }
-    say("vouched", vouch(&call.vouch));
+    for (n, text) in vouches(call).into_iter().enumerate() {
+        say(if n == 0 { "vouched" } else { "" }, text);
+    }
     if let Some(signed) = &call.signed {
-        say("signed", signature(signed));
+        say("signed", signature(signed, who.token.is_some()));
     }
     lines
 }
@@ -88,8 +94,16 @@ fn rights(call: &CallView) -> Vec<String> {
     all
 }
 
-fn signature(signed: &Signed) -> String {
+/// Of each agent in the chain, where there are several.
+fn vouches(call: &CallView) -> Vec<String> {
+    let several = call.chain.iter().filter(|hop| hop["vouch"].is_object()).count() > 1;
+    let own = |hop: &Value| Some(format!("{}: {}", hop["address"].as_str()?, vouch(&hop["vouch"])));
+    if several { call.chain.iter().filter_map(own).collect() } else { vec![vouch(&call.vouch)] }
+}
+
+fn signature(signed: &Signed, by_token: bool) -> String {
     match (&signed.line, &signed.why) {
+        _ if by_token && !signed.verified => "nobody signed the call itself: over HTTP the token proves it".to_owned(),
         (Some(line), _) if signed.verified => format!("line {line} of its session, verified with the agent's key"),
         (_, why) => format!("NOT verified: {}", why.as_deref().unwrap_or("nothing is known of it")),
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::admission::install::{self, Adopted, Applied, ClientChange, Door, InstallError, Plan};
-use crate::api::client::escape;
+use crate::api::client::{AdminClient, escape};
 use crate::api::types::{Done, ServerView};
 use crate::cli::args::client::{ClientInstallArgs, ClientRemoveArgs};
 use crate::cli::instance::{Human, Instance};
@@ -36,7 +36,7 @@ pub async fn run(instance: &Instance, args: ClientInstallArgs) -> Result<(), Cli
     let plan = install::install(&args.client, &human.home, &door, &adopted, earlier).map_err(failure)?;
     let moved = plan.moved.join(", ");
     if !ask(&plan, args.dry_run, args.yes)? {
-        return Ok(());
+        return if args.hooks { hooks(&admin, &args, &human, &door).await } else { Ok(()) };
     }
     agent::ensure(instance, &address, &key, &human).await?;
     if let Some(change) = apply(plan)?.change {
@@ -57,7 +57,43 @@ pub async fn run(instance: &Instance, args: ClientInstallArgs) -> Result<(), Cli
             out::visible(&waiting.join(", "))
         ));
     }
+    if args.hooks { hooks(&admin, &args, &human, &door).await } else { Ok(()) }
+}
+
+/// The client's hooks, after its connector.
+async fn hooks(admin: &AdminClient, args: &ClientInstallArgs, human: &Human, door: &Door) -> Result<(), CliError> {
+    let earlier: Option<ClientChange> = match install::settings_path(&args.client, &human.home).map_err(failure)? {
+        Some(settings) => admin.get(&change_path(&settings)).await?,
+        None => None,
+    };
+    let plan = install::install_hooks(&args.client, &human.home, door, earlier).map_err(failure)?;
+    let nothing_new = plan.changes_nothing();
+    if !ask(&plan, args.dry_run, args.yes)? {
+        return Ok(());
+    }
+    if let Some(change) = apply(plan)?.change {
+        let Done {} = admin.post("/v1/clients/change", &change).await?;
+    }
+    if !nothing_new {
+        out::say(format!("{} now tells the door of its sub-agents; restart it.", args.client));
+        out::say(format!("Its settings are part of what is vouched for: see `lazaret agent show {}`.", door.agent));
+    }
     Ok(())
+}
+
+/// Takes the hooks out, where there are any. Whether there were.
+async fn remove_hooks(admin: &AdminClient, args: &ClientRemoveArgs, human: &Human) -> Result<bool, CliError> {
+    let Some(settings) = install::settings_path(&args.client, &human.home).map_err(failure)? else { return Ok(false) };
+    let change: Option<ClientChange> = admin.get(&change_path(&settings)).await?;
+    let Some(plan) = install::remove_hooks(&args.client, &human.home, change.as_ref()).map_err(failure)? else {
+        return Ok(false);
+    };
+    if ask(&plan, args.dry_run, args.yes)? {
+        apply(plan)?;
+        let Done {} = admin.delete(&change_path(&settings)).await?;
+        out::say(format!("{} no longer tells the door of its sub-agents; restart it.", args.client));
+    }
+    Ok(true)
 }
 
 pub async fn remove(instance: &Instance, args: ClientRemoveArgs) -> Result<(), CliError> {
@@ -65,7 +101,11 @@ pub async fn remove(instance: &Instance, args: ClientRemoveArgs) -> Result<(), C
     let human = whose(args.home.as_deref())?;
     let config = install::config_path(&args.client, &human.home).map_err(failure)?;
     let change: Option<ClientChange> = admin.get(&change_path(&config)).await?;
-    let plan = install::remove(&args.client, &human.home, change.as_ref()).map_err(failure)?;
+    let had_hooks = remove_hooks(&admin, &args, &human).await?;
+    let plan = match install::remove(&args.client, &human.home, change.as_ref()) {
+        Err(InstallError::NotInstalled { .. }) if had_hooks => return Ok(()),
+        plan => plan.map_err(failure)?,
+    };
     let moved = plan.moved.join(", ");
     if !ask(&plan, args.dry_run, args.yes)? {
         return Ok(());
@@ -143,7 +183,9 @@ fn apply(plan: Plan) -> Result<Applied, CliError> {
 fn failure(error: InstallError) -> CliError {
     match error {
         InstallError::Unsupported(_) => CliError::Usage(error.to_string()),
-        InstallError::Syntax { .. } | InstallError::Shape { .. } => CliError::Configuration(error.to_string()),
+        InstallError::Syntax { .. } | InstallError::Shape { .. } | InstallError::NoArray { .. } => {
+            CliError::Configuration(error.to_string())
+        }
         _ => CliError::Failed(error.to_string()),
     }
 }

@@ -17,19 +17,20 @@ pub async fn issue<W: AsyncWrite + Unpin>(
     tokio::time::timeout(DEADLINE, lines::send(writer, &message)).await.unwrap_or(Err(ChallengeError::TooSlow))
 }
 
-/// The side of whoever holds the agent's key.
+/// The side of whoever holds the agent's key. `delegation` is the chain by which it acts; empty for a top agent.
 pub async fn ask_token<R, W>(
     reader: &mut R,
     writer: &mut W,
     agent: &Address,
     key: &dyn KeySource,
     wish: TokenWish,
+    delegation: &[String],
 ) -> Result<IssuedToken, ChallengeError>
 where
     R: AsyncBufRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    prove_for(reader, writer, agent, key, None, Some(wish), &[]).await?;
+    prove_for(reader, writer, agent, key, None, Some(wish), delegation).await?;
     let answer = async {
         match lines::receive(reader).await? {
             Message::Token(token) => Ok(token),

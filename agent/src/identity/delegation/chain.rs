@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::jws::{self, Claims, JwsError};
 use super::{Capabilities, Capability};
-use crate::identity::{AgentKey, KeyError, PublicKey};
+use crate::identity::{KeyError, KeySource, PublicKey};
 
 /// Hops below the top agent.
 pub const MAX_HOPS: usize = 7;
@@ -49,7 +49,7 @@ pub enum ChainError {
     Key(KeyShown),
 }
 
-/// Randomness that failed, as a value that can be compared.
+/// A key that cannot sign, or randomness that failed, as a value that can be compared.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyShown(String);
@@ -69,6 +69,7 @@ impl ChainError {
             Self::Expired { .. } => "let the parent issue it again with `lazaret agent delegate`",
             Self::Audience { .. } => "let the parent issue it for this daemon with `lazaret agent delegate`",
             Self::Subject { .. } => "present the delegation that was issued for this agent's key",
+            Self::Key(_) => "unlock what holds the parent's key, or name another place with --key-source",
             _ => "present the file as `lazaret agent delegate` wrote it",
         }
     }
@@ -196,7 +197,12 @@ pub struct Terms {
 
 /// `chain` with one hop more, signed by `key`; refuses what the daemon would refuse. `chain` is that of
 /// the agent that grants, empty for a top agent. Also gives the new hop's jti.
-pub fn extend(chain: &[String], key: &AgentKey, terms: Terms, now: i64) -> Result<(Vec<String>, String), ChainError> {
+pub fn extend(
+    chain: &[String],
+    key: &dyn KeySource,
+    terms: Terms,
+    now: i64,
+) -> Result<(Vec<String>, String), ChainError> {
     let mut id = [0u8; 16];
     getrandom::fill(&mut id).map_err(KeyError::Randomness)?;
     let jti = hex::encode(id);
@@ -211,7 +217,7 @@ pub fn extend(chain: &[String], key: &AgentKey, terms: Terms, now: i64) -> Resul
         max_depth: terms.max_depth.unwrap_or_else(|| depth_of(chain.len() + 1)),
     };
     let mut longer = chain.to_vec();
-    longer.push(claims.sign(key));
+    longer.push(claims.sign(key)?);
     check(&longer, &terms.audience, now)?;
     Ok((longer, jti))
 }

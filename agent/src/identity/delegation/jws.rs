@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Capabilities;
-use crate::identity::{AgentKey, PublicKey, Signature};
+use crate::identity::{KeyError, KeySource, PublicKey, Signature};
 use crate::proxy::json::Json;
 
 /// Longest hop in bytes.
@@ -51,12 +51,13 @@ pub struct Claims {
 }
 
 impl Claims {
-    pub fn sign(&self, key: &AgentKey) -> String {
+    /// The header comes first in what is signed: no other text that a key signs for us begins so.
+    pub fn sign(&self, key: &dyn KeySource) -> Result<String, KeyError> {
         #[expect(clippy::expect_used, reason = "strings and integers always encode")]
         let claims = serde_json::to_vec(self).expect("claims are JSON");
         let text = format!("{}.{}", BASE64URL.encode(HEADER), BASE64URL.encode(claims));
-        let signature = key.sign(text.as_bytes());
-        format!("{text}.{}", BASE64URL.encode(signature.to_bytes()))
+        let signature = key.sign(text.as_bytes())?;
+        Ok(format!("{text}.{}", BASE64URL.encode(signature.to_bytes())))
     }
 }
 

@@ -9,10 +9,12 @@ use crate::identity::{Address, PublicKey};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Evidence {
+    /// What was said of it contradicts itself.
     Unknown,
     /// A process of the same user says so.
     Asserted,
-    /// An agent that has proven its own key says so.
+    /// A hook says so that was started below the very client that was measured, and a human vouched for that client
+    /// with its settings. What else the client starts could say it too.
     Attested,
     /// By its own key.
     Proven,
@@ -103,11 +105,18 @@ pub struct Asserted {
     pub session: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_use: Option<String>,
+    /// A process below the session's own client said it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_client: bool,
+    /// It was said in two ways, so that nobody knows which part of the client it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contradicted: bool,
 }
 
 impl Asserted {
-    /// Whether it names a sub-agent, which is one deeper than the session's own agent.
+    /// Whether it names a sub-agent, which is one deeper than the session's own agent. Who contradicts himself does
+    /// not become the top agent by it.
     pub fn is_sub_agent(&self) -> bool {
-        self.agent_id.is_some() || self.agent_type.is_some()
+        self.agent_id.is_some() || self.agent_type.is_some() || self.contradicted
     }
 }

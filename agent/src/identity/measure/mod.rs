@@ -149,6 +149,10 @@ impl Witness {
     pub fn client(&self) -> u32 {
         self.client.pid
     }
+
+    pub fn client_process(&self) -> Process {
+        self.client
+    }
 }
 
 impl std::fmt::Debug for Witness {

@@ -249,6 +249,13 @@ impl Agent {
         }
     }
 
+    /// Whether a human vouched for what its client is made of, and it still is that. Asked of an agent whose `vouch` is
+    /// that of the session in question.
+    pub fn is_vouched_as_measured(&self) -> bool {
+        let measured = self.vouched.as_ref().is_some_and(|vouched| vouched.document.measurement.is_some());
+        self.vouch == Vouch::Valid && measured
+    }
+
     /// Whether the registered actions, and those that were vouched for, name this tool. A vouch that lost its
     /// worth still narrows: what nobody answers for any more is no reason to allow more.
     pub fn may_call(&self, server: &str, tool: &str) -> bool {

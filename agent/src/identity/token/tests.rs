@@ -49,7 +49,7 @@ fn a_token_stands_for_the_session_that_was_proven() {
     assert_eq!(grant.identity().transport(), Transport::Http);
     assert_eq!(grant.identity().pid(), None);
     assert_eq!(issued.expires, grant.expires);
-    assert_eq!(tokens.list().len(), 1);
+    assert_eq!(tokens.list(&house.registry).len(), 1);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn an_expired_token_is_refused_and_not_listed() {
     let refused = house.use_of(&tokens, &old, house.uid()).unwrap_err();
     assert!(matches!(refused, TokenRefused::Expired(_)));
     assert!(refused.next_step().contains("lazaret token --agent"), "{}", refused.next_step());
-    assert!(tokens.list().is_empty());
+    assert!(tokens.list(&house.registry).is_empty());
 }
 
 #[test]
@@ -149,4 +149,59 @@ fn the_log_has_the_token_s_id_and_never_its_secret() {
     assert!(log.contains("token issued") && log.contains("token revoked") && log.contains(&issued.id), "{log}");
     assert!(log.contains("issued to uid"), "{log}");
     assert!(!format!("{issued:?}").contains(secret));
+}
+
+#[test]
+fn a_sub_agent_s_token_ends_with_every_grant_and_every_agent_above_it() {
+    use crate::identity::delegation::{Capabilities, Terms, extend};
+    use crate::identity::{Enrolment, PublicKey};
+
+    let house = house();
+    let keys = [(); 4].map(|()| AgentKey::generate().unwrap());
+    let [top, middle, leaf, daemon] = &keys;
+    house.registry.rotate(&house.agent, top.public(), "o").unwrap();
+    let names = ["reviewer@acme.lazaret.local", "linter@acme.lazaret.local"].map(|name| name.parse().unwrap());
+    let enroll = |address: &Address, key: PublicKey| {
+        let enrolment = Enrolment { sub_agent: true, ..Enrolment::default() };
+        house.registry.enroll_with(address, key, enrolment, "o").unwrap()
+    };
+    enroll(&names[0], middle.public());
+    let agent = enroll(&names[1], leaf.public());
+    let (now, audience) = (Timestamp::now().as_second(), daemon.public().did());
+    let terms = |to: &AgentKey| {
+        let capabilities = Capabilities::new(vec!["time:*".parse().unwrap()]).unwrap();
+        Terms { to: to.public(), audience: audience.clone(), exp: now + 60, capabilities, max_depth: Some(3) }
+    };
+    let tokens = tokens();
+    let chain = || {
+        let (first, above) = extend(&[], top, terms(middle), now).unwrap();
+        let (chain, own) = extend(&first, middle, terms(leaf), now).unwrap();
+        let lineage = house.registry.lineage(&agent, &leaf.public(), &chain, &audience).unwrap();
+        let proven = SessionIdentity::for_test(&names[1], &leaf.public()).with_lineage(lineage);
+        (tokens.mint(&house.registry, &proven).unwrap(), [above, own])
+    };
+    let refused = |token: &IssuedToken| match house.use_of(&tokens, &token.token, house.uid()) {
+        Err(TokenRefused::NotActive(why)) => why.to_string(),
+        other => panic!("{other:?}"),
+    };
+    for revoked in [0, 1] {
+        let (token, grants) = chain();
+        assert!(token.expires.as_second() <= now + 60, "no longer than its delegation");
+        let grant = house.use_of(&tokens, &token.token, house.uid()).unwrap();
+        assert_eq!((grant.identity().lineage().depth, grant.identity().lineage().hops.len()), (3, 3));
+        house.registry.revoke_delegation(&grants[revoked], "o").unwrap();
+        assert!(refused(&token).contains(&grants[revoked]));
+        let listed = tokens.list(&house.registry).into_iter().find(|view| view.id == token.id).unwrap();
+        assert_eq!((listed.depth, &listed.delegations[..]), (3, &grants[..]));
+        assert!(listed.refused.unwrap().contains("was revoked"));
+    }
+    let (token, _) = chain();
+    for above in [&house.agent, &names[0]] {
+        house.registry.suspend(above, "o", "w").unwrap();
+        assert!(refused(&token).contains("acts for another agent that may not"));
+        house.registry.resume(above, "o", "w").unwrap();
+        assert!(house.use_of(&tokens, &token.token, house.uid()).is_ok());
+    }
+    house.registry.revoke(&house.agent, RevocationReason::AdminAction, "o").unwrap();
+    refused(&token);
 }

@@ -3,8 +3,9 @@ use crate::store::Store;
 
 fn asks(config: AskConfig) -> (tempfile::TempDir, Arc<AuditLog>, Arc<Asks>) {
     let dir = tempfile::tempdir().unwrap();
-    let audit = Arc::new(AuditLog::new(Arc::new(Store::open(&dir.path().join("s")).unwrap())));
-    let asks = Asks::new(config, audit.clone());
+    let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
+    let audit = Arc::new(AuditLog::new(store.clone()));
+    let asks = Asks::new(config, audit.clone(), store);
     (dir, audit, asks)
 }
 
@@ -108,4 +109,98 @@ fn nobody_grants_without_bounds() {
     assert!(matches!(asks.approve("nope", "ann", 1, MINUTE), Err(AskError::Unknown(_))));
     asks.deny(&waiting.id, "ann", "no").unwrap();
     assert!(matches!(asks.approve(&waiting.id, "bob", 1, MINUTE), Err(AskError::Answered { .. })));
+}
+
+#[test]
+fn what_is_left_of_an_approval_outlives_the_daemon_and_no_more_than_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
+    let audit = Arc::new(AuditLog::new(store.clone()));
+    let start = || {
+        let asks = Asks::new(AskConfig::default(), audit.clone(), store.clone());
+        let waited = asks.restore().unwrap();
+        (asks, waited)
+    };
+    let arguments = Json::Null;
+    let (asks, _) = start();
+    let approve = |agent: &str, times, span| {
+        let waiting = asks.open(question(binding(agent), &arguments)).ok().unwrap();
+        asks.approve(&waiting.id, "ann", times, span).unwrap();
+        waiting.id.clone()
+    };
+    let id = approve("a@x.y.z", 3, MINUTE);
+    approve("b@x.y.z", 1, MINUTE);
+    approve("c@x.y.z", 5, Duration::from_millis(1));
+    assert!(asks.take(&binding("a@x.y.z")).is_some() && asks.take(&binding("b@x.y.z")).is_some());
+    let over = Instant::now() + Duration::from_millis(5);
+    while Instant::now() < over {}
+
+    // As after a `kill -9`: nobody said goodbye.
+    let (asks, _) = start();
+    let grants = asks.list().1;
+    assert_eq!(grants.len(), 1, "what was used up or has expired is gone: {grants:?}");
+    assert_eq!((grants[0].ask.as_str(), grants[0].by.as_str(), grants[0].times_left), (id.as_str(), "ann", 2));
+    assert!(asks.take(&binding("a@x.y.z")).is_some());
+    let (asks, _) = start();
+    assert!(asks.take(&binding("a@x.y.z")).is_some());
+    assert!(asks.take(&binding("a@x.y.z")).is_none(), "three in all, over two restarts");
+    let (asks, _) = start();
+    assert!(asks.list().1.is_empty());
+}
+
+#[test]
+fn a_call_that_waited_when_the_daemon_ended_is_over_and_everybody_can_see_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
+    let audit = Arc::new(AuditLog::new(store.clone()));
+    let start = || Asks::new(AskConfig::default(), audit.clone(), store.clone());
+    let arguments = Json::Null;
+    let asks = start();
+    let open = |agent: &str| asks.open(question(binding(agent), &arguments)).ok().unwrap();
+    let (cut_off, denied, left) = (open("a@x.y.z"), open("b@x.y.z"), open("c@x.y.z"));
+    asks.deny(&denied.id, "ann", "no").unwrap();
+    drop(left);
+    let last = audit.tail(1).unwrap().remove(0);
+    assert_eq!((last.kind, last.outcome, last.agent.as_deref()), (Kind::Ask, Outcome::Unknown, Some("c@x.y.z")));
+    let id = cut_off.id.clone();
+    std::mem::forget(cut_off);
+
+    let asks = start();
+    assert_eq!(asks.restore().unwrap(), 1);
+    let ended = asks.list().0;
+    assert_eq!((ended.len(), ended[0].id.as_str(), ended[0].state.as_str()), (1, id.as_str(), "ended"));
+    assert_eq!(ended[0].binding, binding("a@x.y.z"));
+    assert!(ended[0].reason.contains("call again"));
+    for error in [asks.approve(&id, "ann", 1, MINUTE).unwrap_err(), asks.show(&id).unwrap_err()] {
+        assert!(matches!(error, AskError::Restarted(_)), "{error}");
+    }
+    let last = audit.tail(1).unwrap().remove(0);
+    assert!(last.outcome == Outcome::Deny && last.detail["ask"] == id.as_str(), "{last:?}");
+    assert!(last.reason.unwrap().contains("the daemon restarted"));
+    assert_eq!(start().restore().unwrap(), 0, "its end is told once");
+}
+
+#[test]
+fn an_approval_is_taken_back_by_a_human_or_with_what_it_stands_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
+    let audit = Arc::new(AuditLog::new(store.clone()));
+    let asks = Asks::new(AskConfig::default(), audit.clone(), store.clone());
+    let arguments = Json::Null;
+    let ids = ["a@x.y.z", "b@x.y.z", "c@x.y.z"].map(|agent| {
+        let waiting = asks.open(question(binding(agent), &arguments)).ok().unwrap();
+        asks.approve(&waiting.id, "ann", 9, MINUTE).unwrap();
+        waiting.id.clone()
+    });
+    assert_eq!(asks.revoke(&ids[0], "bob").unwrap().times_left, 9);
+    assert!(matches!(asks.revoke(&ids[0], "bob"), Err(AskError::NoApproval(_))));
+    asks.forget(|binding| binding.agent != "b@x.y.z").unwrap();
+    for (agent, held) in [("a@x.y.z", false), ("b@x.y.z", false), ("c@x.y.z", true)] {
+        assert_eq!(asks.take(&binding(agent)).is_some(), held, "{agent}");
+    }
+    let again = Asks::new(AskConfig::default(), audit.clone(), store);
+    again.restore().unwrap();
+    assert_eq!(again.list().1.len(), 1, "a restart brings none of them back");
+    let log = format!("{:?}", audit.tail(20).unwrap());
+    assert!(log.contains("taken back by bob") && log.contains("was revoked or changed"), "{log}");
 }

@@ -4,6 +4,8 @@ use crate::audit::Record;
 use crate::identity::{Address, AgentKey, RevocationReason};
 use crate::store::Store;
 
+mod waiting;
+
 struct House {
     dir: tempfile::TempDir,
     audit: Arc<AuditLog>,
@@ -19,7 +21,8 @@ fn house_with(rate: RateConfig) -> House {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&dir.path().join("s")).unwrap());
     let audit = Arc::new(AuditLog::new(store.clone()));
-    let registry = Arc::new(Registry::new(store.clone(), audit.clone()));
+    let registry = Registry::new(store.clone(), audit.clone());
+    let registry = Arc::new(registry.vouching(dir.path().join("allowed_signers"), false));
     let admission = Arc::new(Admission::new(store, audit.clone()));
     let policies = dir.path().join("policy.d");
     let gates = Gates::new(registry.clone(), admission.clone(), audit.clone(), &rate, &policies).unwrap();
@@ -331,7 +334,7 @@ fn what_clients_say_of_themselves_is_asserted_and_no_more() {
         tool_use: Some("t1".into()),
         ..HookNote::default()
     };
-    house.gates.hooks().note(house.session.uid(), note, Instant::now()).unwrap();
+    house.gates.hooks().note(house.session.uid(), note.clone(), &[], Instant::now()).unwrap();
     let admit = |meta: Value| {
         let others = Json::from_value(&json!({ "_meta": meta }));
         house.gates.admit(&house.session, "time", "now", Json::Object(Vec::new()), others).map(drop)
@@ -361,4 +364,13 @@ fn what_clients_say_of_themselves_is_asserted_and_no_more() {
         .policy(r#"permit (principal, action, resource) when { context.evidence == "proven" && context.depth == 1 };"#);
     admit(json!({})).unwrap();
     assert_eq!(admit(json!({"claudecode/toolUseId": "t1"})).unwrap_err().gate, "policy");
+    // Who says two things of one tool use does not pass for the top agent.
+    let other = HookNote { agent_id: None, agent_type: None, ..note };
+    house.gates.hooks().note(house.session.uid(), other, &[], Instant::now()).unwrap();
+    assert_eq!(admit(json!({"claudecode/toolUseId": "t1"})).unwrap_err().gate, "policy");
+    let (depth, evidence, _) = seen();
+    assert_eq!((depth, evidence), (json!(2), json!("unknown")));
+    house.policy(r#"permit (principal, action, resource) when { ["asserted", "attested", "proven"].contains(context.evidence) };"#);
+    assert_eq!(admit(json!({"claudecode/toolUseId": "t1"})).unwrap_err().gate, "policy");
+    admit(json!({"claudecode/toolUseId": "t2"})).unwrap();
 }

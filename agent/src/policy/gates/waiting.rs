@@ -29,11 +29,12 @@ impl Gates {
     ) -> Result<Waited, Denied> {
         let mut answer = asking.answer();
         let (mut agents, mut tools) = (self.registry.changes(), self.admission.changes());
+        let mut policies = self.engine.changes();
         let enough = patience.map(|patience| Instant::now() + patience);
         let mut next = Instant::now();
         loop {
             // Asked after subscribing, so that no change falls in between.
-            if let Err(denied) = asking.still_stands(&self.registry, &self.admission) {
+            if let Err(denied) = asking.still_stands(&self.registry, &self.admission, &self.engine) {
                 self.write_asked_denial(asking, &denied);
                 return Err(denied);
             }
@@ -59,6 +60,7 @@ impl Gates {
                 changed = answer.changed() => changed.is_err(),
                 changed = agents.changed() => changed.is_err(),
                 changed = tools.changed() => changed.is_err(),
+                changed = policies.changed() => changed.is_err(),
                 () = tokio::time::sleep_until(until.into()) => false,
             };
             if closed {
@@ -85,6 +87,7 @@ impl Gates {
     }
 
     fn write_asked_denial(&self, asking: &Asking, denied: &Denied) {
+        asking.settle();
         self.write_denial(&asking.caller(), asking.target(), None, asking.described(), denied);
     }
 }

@@ -6,10 +6,11 @@ use tokio::sync::watch;
 
 use super::{
     Denied, ForwardPermit, POLICY, Permitted, Registered, Routed, Unrevoked, Wish, same_as_approved, standing,
+    still_vouched,
 };
 use crate::admission::Admission;
 use crate::audit::AuditLog;
-use crate::identity::{Asserted, Registry, SessionIdentity};
+use crate::identity::{Asserted, Registry, SessionIdentity, Vouch};
 use crate::policy::asks::{Answer, Asks, Binding, NotAsked, Question, Waiting};
 use crate::policy::caller::Caller;
 use crate::policy::engine::{Engine, Ruling};
@@ -35,6 +36,8 @@ use crate::policy::engine::{Engine, Ruling};
 pub struct Asking {
     session: SessionIdentity,
     asserted: Option<Asserted>,
+    /// What the agent's vouch was worth when the wait began.
+    vouch: Vouch,
     server: crate::admission::Server,
     tool: crate::admission::Tool,
     wish: Wish,
@@ -88,7 +91,7 @@ impl<'a> Unrevoked<'a> {
             ),
             NotAsked::Foreign => Denied::new(
                 POLICY,
-                "the requestState is of no call that waits for approval, or of another call",
+                "the requestState is of another call, or of none that waits for approval any more: the daemon restarted, or it waited too long",
                 "send the call again without requestState",
             ),
             NotAsked::Internal(cause) => Denied {
@@ -96,9 +99,9 @@ impl<'a> Unrevoked<'a> {
                 ..Denied::new(POLICY, "this call needs a human's approval and cannot wait for it", "try again later")
             },
         })?;
-        let Routed { registered: Registered { caller, .. }, server, tool } = routed;
-        let (session, asserted) = (caller.session.clone(), caller.asserted);
-        Ok(Ruled::Asking(Asking { session, asserted, server, tool, wish, waiting }))
+        let Routed { registered: Registered { caller, agent, .. }, server, tool } = routed;
+        let (session, asserted, vouch) = (caller.session.clone(), caller.asserted, agent.vouch);
+        Ok(Ruled::Asking(Asking { session, asserted, vouch, server, tool, wish, waiting }))
     }
 }
 
@@ -157,10 +160,28 @@ impl Asking {
         (&self.server.name, &self.tool.name)
     }
 
-    /// The look of gate 4, at any time while it waits.
-    pub(in crate::policy) fn still_stands(&self, registry: &Registry, admission: &Admission) -> Result<(), Denied> {
-        standing(super::REVOCATION, &self.session, registry)?;
-        same_as_approved(admission, &self.server, &self.tool)
+    /// The look of gates 4 and 5, at any time while it waits: nothing of it was revoked, and a human may still
+    /// permit it.
+    pub(in crate::policy) fn still_stands(
+        &self,
+        registry: &Registry,
+        admission: &Admission,
+        engine: &Engine,
+    ) -> Result<(), Denied> {
+        let agent = standing(super::REVOCATION, &self.session, registry)?;
+        still_vouched(self.vouch, &agent)?;
+        same_as_approved(admission, &self.server, &self.tool)?;
+        let routed =
+            Registered::check(self.caller(), registry)?.route(admission, &self.server.name, &self.tool.name)?;
+        match routed.rule(engine, &self.wish) {
+            Ruling::Deny(refusal) => Err(Denied::by_policy(refusal)),
+            Ruling::Permit(_) | Ruling::Ask { .. } => Ok(()),
+        }
+    }
+
+    /// Its end is on record: nothing more is said of it when it is dropped.
+    pub(in crate::policy) fn settle(&self) {
+        self.waiting.settle();
     }
 
     /// Gates 1, 2, 4, 5 and 6 once more, as things are now; the approval is used up by it.
@@ -172,7 +193,8 @@ impl Asking {
         asks: &Asks,
         audit: &AuditLog,
     ) -> Result<ForwardPermit, Denied> {
-        let Self { session, asserted, server, tool, wish, waiting } = self;
+        let Self { session, asserted, server, tool, wish, waiting, .. } = self;
+        waiting.settle();
         let caller = Caller { session: &session, asserted };
         let routed = Registered::check(caller, registry)?.route(admission, &server.name, &tool.name)?;
         same_as_approved(admission, &server, &tool)?;

@@ -59,17 +59,18 @@ impl Link {
         }
     }
 
-    /// In place of a session, a token for an HTTP client.
+    /// In place of a session, a token for an HTTP client. `chain` is that of a sub-agent.
     pub(super) async fn ask_token(
         agent: &Address,
         key: &dyn KeySource,
+        chain: &[String],
         socket: &Path,
         wish: TokenWish,
     ) -> Result<IssuedToken, ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { socket: socket.into(), source };
         let (read, mut write) = UnixStream::connect(socket).await.map_err(unreachable)?.into_split();
         let mut read = BufReader::new(read);
-        challenge::ask_token(&mut read, &mut write, agent, key, wish).await.map_err(|e| refused(agent, e))
+        challenge::ask_token(&mut read, &mut write, agent, key, wish, chain).await.map_err(|e| refused(agent, e))
     }
 
     pub(super) fn split(&mut self) -> (&mut Reader, &mut Writer) {

@@ -344,7 +344,7 @@ async fn one_agent_s_stream_hears_of_changed_tools_and_ends_with_the_token() {
     assert_eq!(second.status, 409, "{second:?}");
     door.house.door.admission.deny("s", "operator", "test").unwrap();
     assert!(next("notifications/tools/list_changed").await.is_some());
-    let id = door.http.tokens.list()[0].id.clone();
+    let id = door.http.tokens.list(&door.http.registry)[0].id.clone();
     door.http.tokens.revoke(&door.http.registry, &id, "operator").unwrap();
     assert_eq!(next("anything more").await, None, "the stream ends");
     assert_eq!(door.post(&door.usual(), LIST).await.status, 401);
@@ -399,5 +399,5 @@ async fn when_the_daemon_stops_nothing_is_left() {
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it is closed in time").unwrap();
     tokio::time::timeout(PATIENCE, door.http.tasks.wait()).await.expect("sessions end");
-    assert!(door.http.tokens.list().is_empty());
+    assert!(door.http.tokens.list(&door.http.registry).is_empty());
 }
