@@ -12,7 +12,7 @@ use crate::proxy::mirrored;
 
 pub const PROMPT: &str = "prompt:";
 pub const RESOURCE: &str = "resource:";
-const COMPLETION: &str = "completion:";
+pub const COMPLETION: &str = "completion:";
 
 /// Read from, and written as, the one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub fn unfit(name: &str, descriptor: &str) -> Option<String> {
 /// What a server has beside tools, of what its capabilities say.
 pub fn kinds(capabilities: &Json) -> Vec<String> {
     let has = |kind: &&str| capabilities.get(kind).is_some_and(|of| of.as_object().is_some());
-    ["completions", "prompts", "resources"].into_iter().filter(has).map(str::to_owned).collect()
+    ["completions", "logging", "prompts", "resources"].into_iter().filter(has).map(str::to_owned).collect()
 }
 
 /// The array that a review stored as text.
@@ -114,7 +114,7 @@ pub fn listed(text: &str) -> Vec<Json> {
 }
 
 impl Server {
-    /// Whether its review found prompts, resources or completions. One from before that was asked for has what it lists.
+    /// Whether its review found prompts, resources, completions or logging. One from before that was asked for has what it lists.
     pub fn has(&self, kind: &str) -> bool {
         let Some(review) = &self.review else { return false };
         match &review.offers {
