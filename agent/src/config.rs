@@ -201,7 +201,7 @@ pub enum Expose {
     /// `search_tools`, `describe_tool`, `call_tool`.
     #[default]
     Search,
-    /// Every approved tool under `server__tool`.
+    /// Every approved tool under `server__tool`, or under its own name where `prefix` is false.
     Direct,
 }
 
@@ -209,6 +209,9 @@ pub enum Expose {
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyConfig {
     pub expose: Expose,
+    /// Whether names of tools and prompts begin with their server's. Without, a name that two servers have is refused,
+    /// and they are listed as `server__name`.
+    pub prefix: bool,
     /// Longest JSON-RPC message in bytes, in both directions.
     pub max_message_bytes: usize,
     /// Deepest nesting of a JSON-RPC message.
@@ -219,7 +222,7 @@ pub struct ProxyConfig {
 
 impl Default for ProxyConfig {
     fn default() -> Self {
-        Self { expose: Expose::Search, max_message_bytes: 4 << 20, max_depth: 64, call_timeout_secs: 120 }
+        Self { expose: Expose::Search, prefix: true, max_message_bytes: 4 << 20, max_depth: 64, call_timeout_secs: 120 }
     }
 }
 
@@ -445,6 +448,9 @@ impl Config {
         }
         if self.sandbox.max_running == 0 || self.sandbox.ping_timeout_secs == 0 {
             return bad("[sandbox] max_running and ping_timeout_secs must be at least 1");
+        }
+        if !self.proxy.prefix && self.proxy.expose != Expose::Direct {
+            return bad("[proxy] prefix = false goes with expose = \"direct\" alone");
         }
         if self.proxy.max_message_bytes < 64 << 10 {
             return bad("[proxy] max_message_bytes must be at least 65536");

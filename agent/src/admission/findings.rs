@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use self::names::{Known, posing};
 use super::model::{Review, Server, Tool};
+use super::offer;
 use super::service::DeniedPin;
 use crate::proxy::json::Json;
 
@@ -17,7 +18,7 @@ use crate::proxy::json::Json;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// `hidden-text`, `instruction-like`, `shadowing-name`, `look-alike`, `same-name`, `odd-name`, `loads-code`,
-    /// `private-network`, `secret`, `oversize`, `no-integrity`, `denied-before`.
+    /// `private-network`, `secret`, `oversize`, `no-integrity`, `denied-before`, `not-served`.
     pub kind: String,
     /// Where: `tool echo: description`, `instructions`, …
     pub place: String,
@@ -110,6 +111,10 @@ pub(super) fn scan(server: &Server, review: &Review, listed: &[(&str, &[Json])],
             }
             if *what == "tool" {
                 posing(&place, shorten(name), &known, &mut found);
+                if let Some(why) = offer::unfit(name, &item.to_text()) {
+                    let text = format!("it is left out, whatever is decided: {}", printable(&why));
+                    push(&mut found, "not-served", &place, &text);
+                }
             }
             walk(&place, item, &mut found);
         }

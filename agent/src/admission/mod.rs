@@ -13,6 +13,7 @@ pub mod former;
 pub mod install;
 pub mod launch;
 pub mod model;
+pub mod offer;
 pub mod pins;
 pub mod remote;
 pub mod review;
@@ -24,6 +25,7 @@ pub use findings::Finding;
 pub use model::{
     AdmissionState, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition, loads_code,
 };
+pub use offer::Offer;
 pub use remote::{OAuth, OAuthGrant, Reachable, Remote, SecretHeader};
 pub use review::ReviewError;
 pub use service::{Admission, DeniedPin, valid_name};

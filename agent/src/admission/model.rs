@@ -200,6 +200,9 @@ pub struct Review {
     pub prompts: String,
     #[serde(default)]
     pub resource_templates: String,
+    /// What it has beside tools: `prompts`, `resources`, `completions`, `logging`. Unknown in reviews of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers: Option<Vec<String>>,
     /// Like `pin`, but without the image id: equal for two builds of the same thing.
     #[serde(default)]
     pub content: String,

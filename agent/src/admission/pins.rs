@@ -64,6 +64,11 @@ pub fn tool_digest(descriptor: &Json) -> String {
     Pin::new("tool").text(&descriptor.canonical()).finish()
 }
 
+/// Over something else that a server offers under this name, as its approved listing has it.
+pub fn offer_digest(server_pin: &str, name: &str, descriptor: &Json) -> String {
+    Pin::new("offer").text(server_pin).text(name).text(&descriptor.canonical()).finish()
+}
+
 /// Over the arguments of one call; what a human's approval of that call is bound to.
 pub fn arguments_digest(arguments: &Json) -> String {
     Pin::new("arguments").text(&arguments.canonical()).finish()
@@ -170,6 +175,8 @@ pub struct Reviewed<'a> {
     pub prompts: &'a [Json],
     pub resource_templates: &'a [Json],
     pub tools: &'a [Json],
+    /// What it has beside tools; `None` where its review did not ask.
+    pub offers: Option<&'a [String]>,
 }
 
 /// The pin of a server: its content and the very image.
@@ -180,16 +187,20 @@ pub fn server_pin(reviewed: &Reviewed<'_>) -> String {
 /// Everything but the image id, which differs between two builds of the same packages:
 /// a denied server does not come back by being built again.
 pub fn content_digest(reviewed: &Reviewed<'_>) -> String {
-    Pin::new("content")
-        .text(&launch_digest(reviewed.launch))
+    let mut pin = Pin::new("content");
+    pin.text(&launch_digest(reviewed.launch))
         .list(reviewed.argv.iter().map(String::as_str))
         .text(&Json::from_value(reviewed.package).canonical())
         .text(&Json::from_value(reviewed.lock).canonical())
         .option(reviewed.instructions)
         .set(reviewed.prompts.iter().map(Json::canonical))
         .set(reviewed.resource_templates.iter().map(Json::canonical))
-        .set(reviewed.tools.iter().map(tool_digest))
-        .finish()
+        .set(reviewed.tools.iter().map(tool_digest));
+    // Nothing at all where it is not known, so that older pins stay what they were.
+    if let Some(offers) = reviewed.offers {
+        pin.text("offers").set(offers.iter().cloned());
+    }
+    pin.finish()
 }
 
 /// Names that occur more than once among `tools`, or that are no strings: no pin can stand for those.
@@ -244,6 +255,7 @@ mod tests {
             prompts,
             resource_templates: &[],
             tools,
+            offers: None,
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::AdmissionError;
+use super::{AdmissionError, offer};
 use super::model::{Review, Server, Source};
 use super::remote::Remote;
 use super::service::Admission;
@@ -47,6 +47,7 @@ struct Listing {
     tools: Vec<Json>,
     prompts: Vec<Json>,
     resource_templates: Vec<Json>,
+    offers: Vec<String>,
 }
 
 /// Reviews the server `name` and records what was found. It stays (or gets back) in quarantine
@@ -135,6 +136,7 @@ fn record(
         pin: String::new(),
         prompts: Json::Array(listing.prompts).to_text(),
         resource_templates: Json::Array(listing.resource_templates).to_text(),
+        offers: Some(listing.offers),
         content: String::new(),
         findings: Vec::new(),
     };
@@ -262,6 +264,7 @@ async fn list(upstream: &Upstream) -> Result<Listing, UpstreamError> {
         protocol_version: upstream.protocol_version().to_owned(),
         server_info: upstream.server_info().clone(),
         instructions: upstream.instructions().map(str::to_owned),
+        offers: offer::kinds(upstream.capabilities()),
         tools: upstream.list_all("tools/list", "tools").await?,
         prompts: upstream.list_all("prompts/list", "prompts").await?,
         resource_templates: upstream.list_all("resources/templates/list", "resourceTemplates").await?,

@@ -161,6 +161,7 @@ impl Admission {
             prompts: &prompts,
             resource_templates: &templates,
             tools: &tools,
+            offers: review.offers.as_deref(),
         };
         let (pin, content) = (pins::server_pin(&reviewed), pins::content_digest(&reviewed));
         review.pin.clone_from(&pin);

@@ -58,6 +58,10 @@ pub fn text(server: &ServerView, tools: &[ToolView], full: bool) -> String {
     if let Some(instructions) = &review.instructions {
         text.block("instructions", instructions);
     }
+    if let Some(offers) = review.offers.as_ref().filter(|offers| !offers.is_empty()) {
+        let pinned = "the list of resources is the server's at any time, all else is pinned";
+        text.field("offers", &format!("tools, {} ({pinned})", offers.join(", ")));
+    }
     for (label, listed) in [("prompts", &review.prompts), ("templates", &review.resource_templates)] {
         if !matches!(listed.trim(), "" | "[]") {
             text.block(label, listed);
@@ -378,6 +382,7 @@ mod tests {
             pin: "sha256:abcd".into(),
             prompts: "[]".into(),
             resource_templates: String::new(),
+            offers: None,
             content: String::new(),
             findings: vec![],
         };

@@ -33,6 +33,13 @@ impl Action {
     pub fn allows(&self, server: &str, tool: &str) -> bool {
         matches(&self.server, server) && matches(&self.tool, tool)
     }
+
+    /// Whether it may name something of the server whose name begins so.
+    pub fn reaches(&self, server: &str, beginning: &str) -> bool {
+        let (fixed, has_star) = self.tool.split_once('*').map_or((self.tool.as_str(), false), |(fixed, _)| (fixed, true));
+        matches(&self.server, server)
+            && (fixed.starts_with(beginning) || (has_star && beginning.starts_with(fixed)))
+    }
 }
 
 impl FromStr for Action {
@@ -81,6 +88,10 @@ impl Actions {
 
     pub fn allows(&self, server: &str, tool: &str) -> bool {
         self.0.iter().any(|action| action.allows(server, tool))
+    }
+
+    pub fn reaches(&self, server: &str, beginning: &str) -> bool {
+        self.0.iter().any(|action| action.reaches(server, beginning))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Action> {
@@ -202,6 +213,15 @@ mod tests {
         #[test]
         fn stars_match_as_the_definition_says(pattern in "[ab*]{0,8}", text in "[ab]{0,10}") {
             prop_assert_eq!(matches(&pattern, &text), oracle(pattern.as_bytes(), text.as_bytes()));
+        }
+
+        #[test]
+        fn what_is_allowed_is_reached_by_each_of_its_beginnings(pattern in "s/[ab*]{1,6}", tool in "[ab]{1,8}", at in 0..9usize) {
+            let action: Action = pattern.parse().unwrap();
+            if action.allows("s", &tool) {
+                prop_assert!(action.reaches("s", &tool[..at.min(tool.len())]));
+            }
+            prop_assert!(!action.reaches("t", ""));
         }
 
         #[test]

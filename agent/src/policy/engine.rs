@@ -20,7 +20,7 @@ use self::slices::Slices;
 use super::derive::{Derived, TooMuch};
 use super::input::InputType;
 use super::load::{self, PolicyError};
-use crate::admission::{Server, Tool};
+use crate::admission::{Offer, Server, Tool};
 use crate::identity::{Agent, Evidence};
 use crate::proxy::json::Json;
 
@@ -144,7 +144,22 @@ struct Types {
     agent: EntityTypeName,
     server: EntityTypeName,
     tool: EntityTypeName,
-    call: EntityUid,
+    prompt: EntityTypeName,
+    resource: EntityTypeName,
+    action: EntityTypeName,
+}
+
+impl Types {
+    /// The action and the kind of thing that it is done with.
+    fn of(&self, offer: Offer<'_>) -> (&'static str, &EntityTypeName) {
+        match offer {
+            Offer::Tool(_) => ("call", &self.tool),
+            Offer::Prompt(_) => ("get_prompt", &self.prompt),
+            Offer::Resource(_) => ("read_resource", &self.resource),
+            Offer::PromptCompletion(_) => ("complete", &self.prompt),
+            Offer::ResourceCompletion(_) => ("complete", &self.resource),
+        }
+    }
 }
 
 /// What stands in the context besides what the call itself gives.
@@ -283,7 +298,9 @@ impl Rules {
             agent: name("Agent")?,
             server: name("Server")?,
             tool: name("Tool")?,
-            call: EntityUid::from_type_name_and_id(name("Action")?, EntityId::new("call")),
+            prompt: name("Prompt")?,
+            resource: name("Resource")?,
+            action: name("Action")?,
         };
         let source = if loaded.files.is_empty() { PolicySource::Builtin } else { PolicySource::Files };
         let description = Description {
@@ -318,10 +335,15 @@ impl Rules {
         let derived = facts.derived.as_ref().map_err(|e| undecided(e.to_string()))?;
         let principal = self.uid(&self.types.agent, facts.agent.address.as_str());
         let server = self.uid(&self.types.server, &facts.server.name);
+        let offer = Offer::of(&facts.tool.name);
+        let (action, kind) = self.types.of(offer);
         // No server's name holds a colon: the id is unambiguous.
-        let tool = self.uid(&self.types.tool, &tool_id(&facts.server.name, &facts.tool.name));
+        let tool = self.uid(kind, &tool_id(&facts.server.name, offer.own_name()));
         let mut context = entities::context(facts, derived, approval.as_str());
-        let typed = self.slices.types_for(&tool, facts.tool).map_err(undecided)?;
+        let typed = match offer {
+            Offer::Tool(_) => self.slices.types_for(&tool, facts.tool).map_err(undecided)?,
+            _ => None,
+        };
         if let Some(typed) = &typed {
             let input = typed.input.values(facts.arguments).map_err(|e| Refusal::mistyped(e.to_string()))?;
             context.push(("input".to_owned(), input));
@@ -339,7 +361,7 @@ impl Rules {
         )
         .map_err(|e| undecided(e.to_string()))?;
         let context = Context::from_pairs(context).map_err(|e| undecided(e.to_string()))?;
-        let request = Request::new(principal.clone(), self.types.call.clone(), tool.clone(), context, Some(schema))
+        let request = Request::new(principal.clone(), self.uid(&self.types.action, action), tool.clone(), context, Some(schema))
             .map_err(|e| undecided(e.to_string()))?;
         Ok(Question { request, entities, at: [tool, server, principal] })
     }

@@ -121,13 +121,13 @@ impl InputType {
     fn fragment_json(&self) -> Result<serde_json::Value, String> {
         let (base, _) = SchemaFragment::from_cedarschema_str(SCHEMA).map_err(|e| e.to_string())?;
         let mut json = base.to_json_value().map_err(|e| e.to_string())?;
-        let attributes = json
-            .pointer_mut("//actions/call/appliesTo/context/attributes")
-            .and_then(serde_json::Value::as_object_mut)
-            .ok_or("the embedded schema has no context")?;
+        let absent = "the embedded schema has no context";
+        let mut context = json.pointer("//commonTypes/Circumstances").cloned().ok_or(absent)?;
         let mut input = self.cedar();
         input["required"] = json!(true);
-        attributes.insert("input".to_owned(), input);
+        context["attributes"]["input"] = input;
+        // Of calls of tools alone: nothing else has an inputSchema.
+        *json.pointer_mut("//actions/call/appliesTo/context").ok_or(absent)? = context;
         Ok(json)
     }
 

@@ -192,7 +192,7 @@ impl Loader {
                     self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message: e.to_string() });
                 }
                 match policy.resource_constraint() {
-                    ResourceConstraint::Eq(uid) => tool = Some(uid),
+                    ResourceConstraint::Eq(uid) if uid.type_name().basename() == "Tool" => tool = Some(uid),
                     _ => {
                         let message = format!(
                             "{} reads context.input, which is known for one tool at a time; write `resource == Tool::\"server:tool\"` in its head",

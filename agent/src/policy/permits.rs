@@ -15,7 +15,7 @@ use super::caller::Caller;
 use super::derive::{self, Derived, TooMuch};
 use super::engine::{Engine, Facts, Grounds, Refusal, Ruling};
 use super::rate::RateLimiter;
-use crate::admission::{Admission, AdmissionError, AdmissionState, Server, Tool, pins};
+use crate::admission::{Admission, AdmissionError, AdmissionState, Offer, Server, Tool, pins};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::identity::{Agent, Asserted, NotActive, Registry, SessionIdentity, Vouch};
 use crate::proxy::json::Json;
@@ -68,8 +68,14 @@ impl Denied {
 
     /// The same for what does not exist and for what the agent may not know to exist.
     fn not_found(gate: &'static str, server: &str, tool: &str, cause: impl Into<String>) -> Self {
-        let reason = format!("tool {:?} of server {:?} was not found", shorten(tool), shorten(server));
-        let denied = Self::new(gate, reason, "use search_tools to see which tools there are");
+        let offer = Offer::of(tool);
+        let (noun, name) = (offer.noun(), shorten(offer.own_name()));
+        let reason = format!("{noun} {name:?} of server {:?} was not found", shorten(server));
+        let next = match offer {
+            Offer::Tool(_) => "use search_tools to see which tools there are".to_owned(),
+            _ => format!("list the {noun}s again to see which there are"),
+        };
+        let denied = Self::new(gate, reason, next);
         Self { cause: Some(cause.into()), not_found: true, ..denied }
     }
 
@@ -343,11 +349,40 @@ impl ForwardPermit {
         &self.wish.digest
     }
 
-    /// `params` of the `tools/call` that is permitted: what was judged, under the tool's own name.
+    /// The request that is permitted.
+    pub fn method(&self) -> &'static str {
+        Offer::of(&self.tool.name).method()
+    }
+
+    /// Its `params`: what was judged, under the server's own name for it.
     pub fn params(&self) -> Json {
         let mut params = self.wish.others.clone();
-        params.set("name", Json::string(self.tool.name.as_str()));
-        params.set("arguments", self.wish.arguments.clone());
+        let arguments = self.wish.arguments.clone();
+        let reference = |kind: &str, key: &str, name: &str| {
+            Json::object([("type", Json::string(kind)), (key, Json::string(name))])
+        };
+        match Offer::of(&self.tool.name) {
+            Offer::Tool(name) => {
+                params.set("name", Json::string(name));
+                params.set("arguments", arguments);
+            }
+            Offer::Prompt(name) => {
+                params.set("name", Json::string(name));
+                // A prompt without arguments is asked for without them.
+                if arguments.as_object().is_some_and(|members| !members.is_empty()) {
+                    params.set("arguments", arguments);
+                }
+            }
+            Offer::Resource(uri) => params.set("uri", Json::string(uri)),
+            Offer::PromptCompletion(name) => {
+                params.set("ref", reference("ref/prompt", "name", name));
+                arguments.into_members().into_iter().for_each(|(key, value)| params.set(&key.value, value));
+            }
+            Offer::ResourceCompletion(template) => {
+                params.set("ref", reference("ref/resource", "uri", template));
+                arguments.into_members().into_iter().for_each(|(key, value)| params.set(&key.value, value));
+            }
+        }
         params
     }
 
@@ -449,9 +484,11 @@ fn approved(gate: &'static str, admission: &Admission, server: &str, tool: &str)
     if !found.is_active() {
         return Err(not_found(format!("the server is {}, or changed since it was approved", found.state)));
     }
-    let wanted = admission.tool(server, tool).map_err(failed)?.ok_or_else(|| not_found("no such tool".into()))?;
+    let offer = Offer::of(tool);
+    let unknown = || not_found(format!("no such {}, or it is not fit to be served", offer.noun()));
+    let wanted = admission.offered(&found, tool).map_err(failed)?.ok_or_else(unknown)?;
     if wanted.state != AdmissionState::Approved {
-        return Err(not_found(format!("the tool is {}", wanted.state)));
+        return Err(not_found(format!("the {} is {}", offer.noun(), wanted.state)));
     }
     Ok((found, wanted))
 }

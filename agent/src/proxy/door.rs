@@ -1,5 +1,7 @@
 //! What all sessions share: the gates, the running servers, and the tools that may be seen.
 
+mod offers;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+pub use self::offers::Announced;
+use self::offers::Offers;
 use super::envelope::Limits;
 use super::hub::Hub;
 use super::json::Json;
@@ -38,6 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct Shelf {
     tools: BTreeMap<(String, String), (Tool, Json)>,
+    offers: Offers,
 }
 
 impl Shelf {
@@ -165,7 +170,7 @@ impl Door {
         {
             return Ok(shelf);
         }
-        let mut shelf = Shelf::default();
+        let mut shelf = Shelf { offers: Offers::of(&self.admission.list()?), ..Shelf::default() };
         for tool in self.admission.approved_tools()? {
             // The text comes from the store, where only what was parsed is put.
             match Json::parse(&tool.descriptor, usize::MAX) {
@@ -191,13 +196,13 @@ impl Door {
         Ok(Sight { shelf: self.shelf()?, agent, above, granted: identity.lineage().capabilities().cloned() })
     }
 
-    /// Waits until a client that listed the tools before would see others now.
-    pub async fn tools_changed(
+    /// Waits until a client that listed everything before would see something else now, and says which list it is.
+    pub async fn sight_changed(
         &self,
         identity: &SessionIdentity,
         (admitted, agents): (&mut watch::Receiver<u64>, &mut watch::Receiver<u64>),
         seen: &mut Sight,
-    ) {
+    ) -> Changed {
         loop {
             let changed = tokio::select! {
                 changed = admitted.changed() => changed,
@@ -207,13 +212,27 @@ impl Door {
                 return std::future::pending().await;
             }
             match self.sight(identity) {
-                Ok(now) if now.same_as(seen) => {}
                 Ok(now) => {
+                    let changed = Changed {
+                        tools: !now.same_as(seen),
+                        prompts: !now.same_prompts(seen),
+                        resources: !now.same_resources(seen),
+                    };
                     *seen = now;
-                    return;
+                    if changed != Changed::default() {
+                        return changed;
+                    }
                 }
                 Err(e) => tracing::error!("the approved tools cannot be read: {e}"),
             }
         }
     }
+}
+
+/// Lists that are others now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changed {
+    pub tools: bool,
+    pub prompts: bool,
+    pub resources: bool,
 }

@@ -19,6 +19,12 @@ pub const HEADER_MISMATCH: i32 = -32020;
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// Of the range for implementations: the agent was shut out while the request was worked on.
 pub const NO_LONGER_PERMITTED: i32 = -32001;
+/// 2025-11-25 and before: there is no such resource; in 2026-07-28 that is an invalid parameter.
+pub const NO_RESOURCE: i32 = -32002;
+/// Of the range for implementations: a gate of the door denied the request.
+pub const DENIED: i32 = -32003;
+/// Likewise: it was let through, and the server cannot be used.
+pub const UNAVAILABLE: i32 = -32004;
 
 /// Longest method name that is looked at.
 const MAX_METHOD: usize = 256;
@@ -212,14 +218,29 @@ fn check_shape(method: &str, params: Option<&Json>) -> Result<(), &'static str> 
             return Err("`_meta.progressToken` must be a string or an integer");
         }
     }
-    let look_alike = || params.is_some_and(|params| look_alike(params, &["name", "arguments", "_meta", "task"]));
+    let look_alike = || params.is_some_and(|params| self::look_alike(params, &["name", "arguments", "_meta", "task"]));
+    let others = ["name", "arguments", "uri", "ref", "argument", "context", "_meta"];
+    let other_look_alike = || params.is_some_and(|params| self::look_alike(params, &others));
     match method {
         "tools/call" if look_alike() => {
             Err("a member is spelt almost like `name`, `arguments`, `_meta` or `task`; spell it so, or leave it away")
         }
         "tools/call" if !member("name").is_some_and(is_string) => Err("`name` must be a string"),
         "tools/call" if !member("arguments").is_none_or(is_object) => Err("`arguments` must be an object"),
-        "tools/list" if !member("cursor").is_none_or(is_string) => Err("`cursor` must be a string"),
+        "prompts/get" | "resources/read" | "completion/complete" if other_look_alike() => Err(
+            "a member is spelt almost like `name`, `arguments`, `uri`, `ref`, `argument`, `context` or `_meta`; spell it so, or leave it away",
+        ),
+        "prompts/get" if !member("name").is_some_and(is_string) => Err("`name` must be a string"),
+        "prompts/get" if !member("arguments").is_none_or(is_object) => Err("`arguments` must be an object"),
+        "resources/read" if !member("uri").is_some_and(is_string) => Err("`uri` must be a string"),
+        "completion/complete" if !member("ref").is_some_and(is_object) => Err("`ref` must be an object"),
+        "completion/complete" if !member("argument").is_some_and(is_object) => Err("`argument` must be an object"),
+        "logging/setLevel" if !member("level").is_some_and(is_string) => Err("`level` must be a string"),
+        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
+            if !member("cursor").is_none_or(is_string) =>
+        {
+            Err("`cursor` must be a string")
+        }
         "initialize" if !member("protocolVersion").is_some_and(is_string) => Err("`protocolVersion` must be a string"),
         "initialize" if !member("capabilities").is_none_or(is_object) => Err("`capabilities` must be an object"),
         "notifications/cancelled" if !member("requestId").is_some_and(is_id) => {

@@ -1,18 +1,18 @@
-//! The one way from a session to a tool: judge, forward exactly what was judged, write down the end.
+//! The one way from a session to what a server offers: judge, forward exactly what was judged, write down the end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::door::Door;
 use super::envelope::Reply;
 use super::hub::HubError;
 use super::json::Json;
-use super::upstream::UpstreamError;
+use super::upstream::{Listener, News, UpstreamError};
 use crate::audit::Outcome;
 use crate::identity::SessionIdentity;
 use crate::policy::{Admitted, Asking, Denied, ForwardPermit, Gates, Waited};
@@ -20,11 +20,12 @@ use crate::policy::{Admitted, Asking, Denied, ForwardPermit, Gates, Waited};
 /// Servers that a call is offered to; the second only where the first got nothing of it.
 const MOST_TRIES: u32 = 2;
 
-/// A call of a tool as an agent wants it.
+/// A call of a tool, or the use of something else that a server offers, as an agent wants it.
 pub struct Wanted {
     pub server: String,
+    /// The one name of `admission/offer`.
     pub tool: String,
-    /// `params` of the `tools/call` for the server; `name` and `arguments` are set by the permit.
+    /// `params` of the request for the server; what names it, and its arguments, are set by the permit.
     pub params: Json,
     /// `None` where the agent named none; they are judged as empty.
     pub arguments: Option<Json>,
@@ -79,7 +80,7 @@ pub async fn call(
     session: &Arc<SessionIdentity>,
     places: &Arc<Semaphore>,
     wanted: Wanted,
-    progress: Option<mpsc::Sender<Json>>,
+    listener: Option<Listener>,
 ) -> Result<Reply, Failure> {
     let Wanted { server, tool, params, arguments, handle, patience } = wanted;
     let seat = places.clone().acquire_owned().await.map_err(|e| Failure::Internal(e.to_string()))?;
@@ -96,9 +97,9 @@ pub async fn call(
     });
     let ticket = match admitted.await.map_err(|e| Failure::Internal(e.to_string()))?? {
         Step::Go(ticket) => ticket,
-        Step::Wait(asking, place) => ask(door, *asking, place, patience, progress.as_ref()).await?,
+        Step::Wait(asking, place) => ask(door, *asking, place, patience, listener.as_ref()).await?,
     };
-    forward(ticket, door, progress).await
+    forward(ticket, door, listener).await
 }
 
 #[expect(clippy::large_enum_variant, reason = "one for each call, taken apart where it is made")]
@@ -113,17 +114,17 @@ async fn ask(
     asking: Asking,
     place: Place,
     patience: Option<Duration>,
-    progress: Option<&mpsc::Sender<Json>>,
+    listener: Option<&Listener>,
 ) -> Result<Ticket, Failure> {
     let id = asking.id().to_owned();
     let tell = |left: Duration| {
-        if let Some(progress) = progress {
+        if let Some(listener) = listener.filter(|listener| listener.progress) {
             // Counts up to nought, so that the tool's own progress, which starts there, still rises.
             let secs = left.as_secs();
             let message = format!("waiting for a human's approval ({id}), {secs} s left");
             let told = Json::object([("progress", Json::number(-(secs as i64))), ("message", Json::string(message))]);
             // A client that does not read is told the next time.
-            let _ = progress.try_send(told);
+            let _ = listener.to.try_send(News::Progress(told));
         }
     };
     match door.gates.wait(&asking, patience, EVERY, tell).await? {
@@ -139,7 +140,7 @@ async fn ask(
     }
 }
 
-async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json>>) -> Result<Reply, Failure> {
+async fn forward(ticket: Ticket, door: &Door, listener: Option<Listener>) -> Result<Reply, Failure> {
     let Some((permit, _)) = &ticket.open else { return Err(Failure::Internal("its permit was used up".into())) };
     let mut tries = 0;
     let mut changes = Changes::of(door);
@@ -159,7 +160,7 @@ async fn forward(ticket: Ticket, door: &Door, progress: Option<mpsc::Sender<Json
         tries += 1;
         let answer = tokio::select! {
             biased;
-            answer = upstream.call_tool(permit, progress.clone()) => answer,
+            answer = upstream.call_tool(permit, listener.clone()) => answer,
             // The call is dropped, and with it cancelled at the server.
             denied = changes.revoke(door, permit) => {
                 let failure = door.hub.withdrawn(permit.server()).map_or(Failure::Revoked(denied), Failure::Withheld);

@@ -228,6 +228,14 @@ impl Json {
         }
     }
 
+    /// Its members, in their order; none where it is no object.
+    pub fn into_members(self) -> Vec<(JsonString, Json)> {
+        match self {
+            Json::Object(members) => members,
+            _ => Vec::new(),
+        }
+    }
+
     /// Replaces the member where it stands, or appends it. Does nothing to what is not an object.
     pub fn set(&mut self, key: &str, value: Json) {
         if let Some(old) = self.get_mut(key) {

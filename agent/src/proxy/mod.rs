@@ -18,6 +18,7 @@ pub mod http;
 pub mod hub;
 pub mod json;
 pub mod listener;
+pub mod mirrored;
 mod one_writer;
 pub mod session;
 mod surroundings;

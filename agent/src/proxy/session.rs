@@ -7,7 +7,10 @@
 mod call;
 mod inbox;
 mod listing;
+mod logging;
 mod methods;
+mod offers;
+mod routing;
 mod tools;
 
 use std::collections::HashMap;
@@ -19,9 +22,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use self::call::Work;
 use self::inbox::{Heard, Inbox};
+use self::logging::Level;
 use self::methods::Era;
-use super::door::Door;
+use super::door::{Announced, Changed, Door};
 use super::envelope::{self, Malformed, Message, Reply, RequestId};
 use super::json::Json;
 use crate::config::Expose;
@@ -117,6 +122,8 @@ async fn hold<R: AsyncRead + Unpin>(
         places,
         in_flight: HashMap::new(),
         initialized: None,
+        announced: Announced::default(),
+        level: Level::default(),
         ready: false,
     };
     let end = tokio::select! {
@@ -167,6 +174,10 @@ struct Session {
     in_flight: HashMap<String, (RequestId, AbortHandle)>,
     /// The version that `initialize` settled on.
     initialized: Option<&'static str>,
+    /// What was announced then.
+    announced: Announced,
+    /// From which severity on the client wants to hear log messages.
+    level: Level,
     /// `notifications/initialized` came.
     ready: bool,
 }
@@ -180,8 +191,8 @@ impl Session {
             tokio::select! {
                 biased;
                 Some(done) = self.calls.join_next_with_id(), if !self.calls.is_empty() => self.forget(done),
-                () = door.tools_changed(&identity, (&mut admitted, &mut agents), &mut seen), if self.announces() => {
-                    self.send(envelope::notification_line("notifications/tools/list_changed", None)).await;
+                changed = door.sight_changed(&identity, (&mut admitted, &mut agents), &mut seen), if self.ready => {
+                    self.tell_of(changed).await;
                 }
                 heard = inbox.next() => match heard {
                     Ok(Some(Ok(Heard { message, signature }))) => self.take(message, signature).await,
@@ -208,8 +219,15 @@ impl Session {
     }
 
     /// Only a list that follows the approvals can change, and only clients of the older era hear it unasked.
-    fn announces(&self) -> bool {
-        self.ready && self.door.config.expose == Expose::Direct
+    async fn tell_of(&self, changed: Changed) {
+        let lists = [
+            (changed.tools && self.door.config.expose == Expose::Direct, "notifications/tools/list_changed"),
+            (changed.prompts && self.announced.prompts, "notifications/prompts/list_changed"),
+            (changed.resources && self.announced.resources, "notifications/resources/list_changed"),
+        ];
+        for (_, method) in lists.into_iter().filter(|(told, _)| *told) {
+            self.send(envelope::notification_line(method, None)).await;
+        }
     }
 
     fn forget(&mut self, done: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
@@ -282,21 +300,61 @@ impl Session {
         let reply = match method {
             "initialize" => self.initialize(params.as_ref()),
             "ping" if era != Era::Stateless => Reply::Result(Json::object::<&str>([])),
-            "server/discover" if era == Era::Stateless => Reply::Result(methods::discover(self.door.config.expose)),
+            "server/discover" if era == Era::Stateless => {
+                Reply::Result(methods::discover(self.door.config.expose, self.offered()))
+            }
             "tools/list" => listing::list(&self.door, &self.identity, params.as_ref(), era),
-            "tools/call" => return self.start_call(id, params.unwrap_or(Json::Null), era, signature).await,
-            _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("Method not found: {method}")),
+            "prompts/list" if self.offered().prompts => {
+                offers::prompts(&self.door, &self.identity, params.as_ref(), era)
+            }
+            "resources/templates/list" if self.offered().resources => {
+                offers::templates(&self.door, &self.identity, params.as_ref(), era)
+            }
+            "logging/setLevel" if era == Era::Handshake && self.offered().logging => self.set_level(params.as_ref()),
+            _ => match Work::of(method, self.offered()) {
+                Some(work) => return self.start_call(id, work, params.unwrap_or(Json::Null), era, signature).await,
+                None => Reply::error(envelope::METHOD_NOT_FOUND, format!("Method not found: {method}")),
+            },
         };
         self.reply(Some(&id), &reply).await;
     }
 
+    /// What the agent may use beside tools, as it is now.
+    fn offered(&self) -> Announced {
+        match self.door.sight(&self.identity) {
+            Ok(sight) => sight.announced(),
+            Err(e) => {
+                tracing::error!("what is approved cannot be read: {e}");
+                Announced::default()
+            }
+        }
+    }
+
+    fn set_level(&mut self, params: Option<&Json>) -> Reply {
+        match params.and_then(|params| params.get("level")).and_then(Json::as_str).and_then(Level::of) {
+            Some(level) => {
+                self.level = level;
+                Reply::Result(Json::object::<&str>([]))
+            }
+            None => Reply::error(envelope::INVALID_PARAMS, logging::UNKNOWN_LEVEL),
+        }
+    }
+
     fn initialize(&mut self, params: Option<&Json>) -> Reply {
-        let (version, result) = methods::initialize(params, self.door.config.expose);
+        self.announced = self.offered();
+        let (version, result) = methods::initialize(params, self.door.config.expose, self.announced);
         self.initialized = Some(version);
         Reply::Result(result)
     }
 
-    async fn start_call(&mut self, id: RequestId, params: Json, era: Era, signature: Option<CallSignature>) {
+    async fn start_call(
+        &mut self,
+        id: RequestId,
+        work: Work,
+        params: Json,
+        era: Era,
+        signature: Option<CallSignature>,
+    ) {
         let key = id.key();
         if self.in_flight.contains_key(&key) {
             let why = "the id is that of a call in flight; give each request an id of its own";
@@ -304,7 +362,11 @@ impl Session {
         }
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             let text = format!("Too many calls at once: {MAX_IN_FLIGHT} are in flight. Wait for one of them to end.");
-            return self.reply(Some(&id), &Reply::Result(tools::refusal(&text, era))).await;
+            let refusal = match work {
+                Work::Call => Reply::Result(tools::refusal(&text, era)),
+                _ => Reply::error(envelope::UNAVAILABLE, text),
+            };
+            return self.reply(Some(&id), &refusal).await;
         }
         let call = call::Call {
             door: self.door.clone(),
@@ -312,9 +374,10 @@ impl Session {
             outgoing: self.outgoing.clone(),
             places: self.places.clone(),
             era,
+            level: self.level,
         };
         let asked = id.clone();
-        let handle = self.calls.spawn(async move { call.run(id, params).await });
+        let handle = self.calls.spawn(async move { call.run(id, work, params).await });
         self.in_flight.insert(key, (asked, handle));
     }
 }

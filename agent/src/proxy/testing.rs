@@ -129,7 +129,7 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let hub = Hub::new(sandbox, remotes, admission.clone(), audit.clone(), &config);
     let index = Arc::new(SearchIndex::new());
     let proxy =
-        ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, max_depth: 32, call_timeout_secs: 5 };
+        ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, call_timeout_secs: 5, ..ProxyConfig::default() };
     let door = Door::new(proxy, Arc::new(gates), registry, admission, index, hub);
     let house = House {
         door,

@@ -2,7 +2,8 @@
 //!
 //! Invariants: request ids on this pipe are the daemon's own; every call ends, by an answer, a
 //! timeout or the server's end; what the server answers is given back as it was written. No
-//! capability is declared to the server, so it may ask the daemon for nothing.
+//! capability is declared to a server of the older era, so that it may ask the daemon for nothing; what it
+//! asks all the same is refused. A log message goes to the call that it belongs to, or to nobody.
 
 mod calls;
 mod health;
@@ -88,6 +89,29 @@ pub enum UpstreamError {
         "the call was permitted for {permitted} as it was approved, and another server was to get it; call it again"
     )]
     NotPermitted { permitted: String },
+}
+
+/// What a server says of a call while it works on it: the params of the notification.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    Progress(Json),
+    Message(Json),
+}
+
+/// Who hears it.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub to: mpsc::Sender<News>,
+    /// Whether it asked for progress.
+    pub progress: bool,
+    pub client: Client,
+}
+
+/// What a client of 2026-07-28 says of itself in a request; it goes on to servers of that era alone.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    pub capabilities: Option<Json>,
+    pub log_level: Option<Json>,
 }
 
 /// A running server that has answered `initialize`.
@@ -376,15 +400,17 @@ impl Upstream {
 
     /// Says whose calls it takes; those of all others are refused from then on.
     pub fn belongs_to(&self, holder: Holder) {
+        self.calls.serves_one(holder != Holder::Everybody);
         let _said_before = self.holder.set(holder);
     }
 
-    /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params of progress notifications go to
-    /// `progress`, with the daemon's own token in them; those that find it full are dropped.
+    /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params
+    /// of progress notifications go to the listener, with the daemon's own token in them, and those of log messages;
+    /// what finds it full is dropped.
     pub async fn call_tool(
         &self,
         permit: &ForwardPermit,
-        progress: Option<mpsc::Sender<Json>>,
+        listener: Option<Listener>,
     ) -> Result<Reply, UpstreamError> {
         let server = permit.server();
         let permitted = server.decided_pin.as_ref().map(|pin| (&server.name, pin));
@@ -395,7 +421,7 @@ impl Upstream {
         {
             return Err(UpstreamError::NotPermitted { permitted: server.name.clone() });
         }
-        self.exchange("tools/call", permit.params(), self.limits.call_timeout, progress).await
+        self.exchange(permit.method(), permit.params(), self.limits.call_timeout, listener).await
     }
 
     async fn exchange(
@@ -403,11 +429,12 @@ impl Upstream {
         method: &str,
         mut params: Json,
         limit: Duration,
-        progress: Option<mpsc::Sender<Json>>,
+        listener: Option<Listener>,
     ) -> Result<Reply, UpstreamError> {
         let _using = Using::new(self);
-        let wants_progress = progress.is_some();
-        let mut call = self.calls.open(progress)?;
+        let wants_progress = listener.as_ref().is_some_and(|listener| listener.progress);
+        let client = listener.as_ref().map(|listener| listener.client.clone()).unwrap_or_default();
+        let mut call = self.calls.open(listener)?;
         if wants_progress {
             let token = Json::number(call.id());
             match params.get_mut("_meta") {
@@ -421,6 +448,13 @@ impl Upstream {
             }
             if let Some(meta) = params.get_mut("_meta") {
                 versions::request_members().into_iter().for_each(|(key, value)| meta.set(key, value));
+                // What the client itself can do for a server, and wants to hear: nothing comes back but its own answer.
+                if let Some(capabilities) = client.capabilities {
+                    meta.set(versions::META_CAPABILITIES, capabilities);
+                }
+                if let Some(level) = client.log_level {
+                    meta.set(versions::META_LOG_LEVEL, level);
+                }
             }
         }
         let line = envelope::request_line(&RequestId::number(call.id()), method, &params);

@@ -12,9 +12,13 @@ pub const META_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 pub const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 pub const META_CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 pub const META_SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+/// 2026-07-28: from which severity on the request wants to hear log messages.
+pub const META_LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 pub const META_SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// On a call that was refused because of a rate limit: which one, and when to come again.
 pub const META_RATE_LIMIT: &str = "lazaret/rateLimit";
+/// On a list of resources: servers that could not be asked.
+pub const META_UNLISTED: &str = "lazaret/unlisted";
 /// Keys below this belong to one hop and are not passed on.
 pub const META_RESERVED: &str = "io.modelcontextprotocol/";
 

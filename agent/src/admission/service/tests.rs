@@ -42,6 +42,7 @@ fn review(image: &str) -> Review {
         pin: String::new(),
         prompts: String::new(),
         resource_templates: "[]".into(),
+        offers: None,
         content: String::new(),
         findings: vec![],
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Admission, DeniedPin, Result, outcome, tool_step};
 use crate::admission::model::{AdmissionState, Server, Tool};
-use crate::admission::{AdmissionError, pins};
+use crate::admission::{AdmissionError, offer, pins};
 use crate::audit::{Entry, Kind, Outcome};
 use crate::proxy::json::Json;
 use crate::store::Record as _;
@@ -150,13 +150,15 @@ impl Admission {
         Ok(self.store.get(&Tool::key_of(server, tool))?)
     }
 
-    /// Every tool that may be found and called: approved itself, on a server that is active.
+    /// Every tool that may be found and called: approved itself, fit to be served, on a server that is active.
     pub fn approved_tools(&self) -> Result<Vec<Tool>> {
         let mut servers: Vec<Server> = self.store.list()?;
         servers.retain(Server::is_active);
         let mut tools: Vec<Tool> = self.store.list()?;
         tools.retain(|tool| {
-            tool.state == AdmissionState::Approved && servers.iter().any(|server| server.name == tool.server)
+            tool.state == AdmissionState::Approved
+                && offer::unfit(&tool.name, &tool.descriptor).is_none()
+                && servers.iter().any(|server| server.name == tool.server)
         });
         Ok(tools)
     }

@@ -105,6 +105,14 @@ impl Capabilities {
         self.0.iter().any(|capability| capability.allows(server, tool))
     }
 
+    /// Whether they may grant something of the server whose name begins so.
+    pub fn reaches(&self, server: &str, beginning: &str) -> bool {
+        self.0.iter().any(|one| {
+            one.server.as_deref().is_none_or(|own| own == server)
+                && one.tool.as_deref().is_none_or(|own| own.starts_with(beginning))
+        })
+    }
+
     /// The first of `other` that these do not cover.
     pub fn beyond<'a>(&self, other: &'a Self) -> Option<&'a Capability> {
         other.0.iter().find(|wanted| !self.0.iter().any(|own| own.covers(wanted)))

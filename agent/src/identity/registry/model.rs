@@ -263,6 +263,12 @@ impl Agent {
             && self.vouched.as_ref().is_none_or(|vouched| vouched.document.capabilities.allows(server, tool))
     }
 
+    /// Whether they may name something of the server whose name begins so.
+    pub fn may_reach(&self, server: &str, beginning: &str) -> bool {
+        self.actions.reaches(server, beginning)
+            && self.vouched.as_ref().is_none_or(|vouched| vouched.document.capabilities.reaches(server, beginning))
+    }
+
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         !self.state.is_final() && self.not_after.is_some_and(|end| now >= end)
     }

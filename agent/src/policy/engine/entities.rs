@@ -3,7 +3,7 @@
 use cedar_policy::{Entity, EntityUid, RestrictedExpression as Value};
 
 use super::Facts;
-use crate::admission::{Server, Source, Tool};
+use crate::admission::{Offer, Server, Source, Tool};
 use crate::identity::Agent;
 use crate::policy::derive::Derived;
 
@@ -39,13 +39,15 @@ pub(super) fn server_attrs(server: &Server) -> [(&'static str, Option<Value>); 3
     [("name", Some(text(server.name.clone()))), ("source", Some(text(source.into()))), ("package", package.map(text))]
 }
 
+/// Of a prompt and of a resource too.
 pub(super) fn tool_attrs(tool: &Tool) -> [(&'static str, Option<Value>); 5] {
+    let name = Offer::of(&tool.name).own_name();
     [
-        ("name", Some(text(tool.name.clone()))),
+        ("name", Some(text(name.into()))),
         ("server", Some(text(tool.server.clone()))),
         ("digest", Some(text(tool.digest.clone()))),
         ("state", Some(text(tool.state.to_string()))),
-        ("words", Some(set(words(&tool.name)))),
+        ("words", Some(set(words(name)))),
     ]
 }
 

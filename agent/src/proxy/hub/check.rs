@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::admission::{Admission, Server, pins};
+use crate::admission::{Admission, Server, offer, pins};
 use crate::proxy::json::Json;
 use crate::proxy::upstream::{Upstream, UpstreamError};
 
@@ -21,6 +21,7 @@ pub(super) async fn compare(
     let tools = upstream.list_all("tools/list", "tools").await?;
     let prompts = upstream.list_all("prompts/list", "prompts").await?;
     let resource_templates = upstream.list_all("resources/templates/list", "resourceTemplates").await?;
+    let offers = review.offers.as_ref().map(|_| offer::kinds(upstream.capabilities()));
     let now = pins::server_pin(&pins::Reviewed {
         launch: &server.launch,
         image_id: &review.image_id,
@@ -31,6 +32,7 @@ pub(super) async fn compare(
         prompts: &prompts,
         resource_templates: &resource_templates,
         tools: &tools,
+        offers: offers.as_deref(),
     });
     if server.decided_pin.as_deref() == Some(now.as_str()) {
         return Ok(None);
@@ -47,6 +49,9 @@ pub(super) async fn compare(
     }
     what.extend(changes("prompt", "name", listed(&review.prompts), prompts));
     what.extend(changes("resource template", "uriTemplate", listed(&review.resource_templates), resource_templates));
+    if offers != review.offers {
+        what.push(format!("it offers {} now", offers.unwrap_or_default().join(", ")));
+    }
     if what.is_empty() {
         what.push("its launch definition or its image is not the one that was approved".into());
     }

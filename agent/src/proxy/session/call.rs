@@ -1,24 +1,52 @@
-//! One `tools/call` of an agent, from its params to its answer.
+//! One request of an agent that a server works on, from its params to its answer: a call of a tool, and with
+//! `session/offers` what is got, read or completed.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::logging::Level;
 use super::methods::Era;
-use super::{listing, tools};
+use super::routing::{self, Found, Lost};
+use super::tools;
+use crate::admission::Offer;
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
 use crate::policy::{Denied, asks};
-use crate::proxy::door::Door;
+use crate::proxy::door::{Announced, Door};
 use crate::proxy::envelope::{self, Reply, RequestId};
 use crate::proxy::forward::{self, Failure, Wanted};
 use crate::proxy::hub::HubError;
 use crate::proxy::json::Json;
-use crate::proxy::upstream::UpstreamError;
+use crate::proxy::upstream::{Client, Listener, News, UpstreamError};
 use crate::proxy::versions;
 
 /// Progress notifications that may wait for a client that does not read.
 const PROGRESS_QUEUE: usize = 32;
+
+/// Which request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Call,
+    Prompt,
+    Resources,
+    Read,
+    Complete,
+}
+
+impl Work {
+    /// `None` for a method that is not served, or not now.
+    pub(super) fn of(method: &str, offered: Announced) -> Option<Self> {
+        match method {
+            "tools/call" => Some(Self::Call),
+            "prompts/get" if offered.prompts => Some(Self::Prompt),
+            "resources/list" if offered.resources => Some(Self::Resources),
+            "resources/read" if offered.resources => Some(Self::Read),
+            "completion/complete" if offered.completions => Some(Self::Complete),
+            _ => None,
+        }
+    }
+}
 
 pub(super) struct Call {
     pub door: Arc<Door>,
@@ -26,11 +54,18 @@ pub(super) struct Call {
     pub outgoing: mpsc::Sender<String>,
     pub places: Arc<Semaphore>,
     pub era: Era,
+    pub level: Level,
 }
 
 impl Call {
-    pub(super) async fn run(self, id: RequestId, params: Json) {
-        let reply = self.reply(params).await;
+    pub(super) async fn run(self, id: RequestId, work: Work, params: Json) {
+        let reply = match work {
+            Work::Call => self.reply(params).await,
+            Work::Prompt => self.prompt(params).await,
+            Work::Resources => self.resources(&params).await,
+            Work::Read => self.read(params).await,
+            Work::Complete => self.complete(params).await,
+        };
         // Fails only when the session has ended, and the call with it.
         let _ended = self.outgoing.send(envelope::reply_line(Some(&id), &reply)).await;
     }
@@ -51,14 +86,23 @@ impl Call {
                 envelope::INVALID_PARAMS,
                 format!("Unknown tool: {name}; use search_tools, describe_tool and call_tool"),
             ),
-            (Expose::Direct, _) => match listing::split(&name) {
-                Some((server, tool)) => {
-                    let (server, tool) = (server.to_owned(), tool.to_owned());
-                    self.forward(server, tool, params, arguments).await
+            (Expose::Direct, _) => match self.find_tool(&name) {
+                Ok((server, tool)) => self.forward(server, tool, params, arguments).await,
+                Err(Lost::Unknown) => Reply::Result(tools::not_found(&self.door, "", &name, self.era)),
+                Err(Lost::Ambiguous(names)) => {
+                    let text = format!("Several servers have a tool of that name; call one of {}.", names.join(", "));
+                    Reply::Result(tools::refusal(&text, self.era))
                 }
-                None => Reply::Result(tools::not_found(&self.door, "", &name, self.era)),
             },
         }
+    }
+
+    fn find_tool(&self, name: &str) -> Result<Found, Lost> {
+        if self.door.config.prefix {
+            return routing::find(true, name, std::iter::empty());
+        }
+        let sight = self.door.sight(&self.identity).map_err(|_| Lost::Unknown)?;
+        routing::find(false, name, sight.iter().map(|(server, tool, _)| (server, tool)))
     }
 
     /// `call_tool`: the arguments hold the call.
@@ -83,23 +127,36 @@ impl Call {
     async fn forward(&self, server: String, tool: String, mut params: Json, arguments: Option<Json>) -> Reply {
         // No task is offered, so that a wish for one is not passed on.
         params.remove("task");
-        let token = hop_meta(&mut params);
+        // The names of all that is no tool are not a tool's.
+        if !Offer::of(&tool).is_tool() {
+            return Reply::Result(tools::not_found(&self.door, &server, &tool, self.era));
+        }
+        match self.attempt(server.clone(), tool.clone(), params, arguments).await {
+            Ok(reply) => reply,
+            Err(failure) => Reply::Result(self.explain(&failure, &server, &tool)),
+        }
+    }
+
+    /// Through the gates, to the server and back; `name` is that of a tool, or of something else that it offers.
+    pub(super) async fn attempt(
+        &self,
+        server: String,
+        name: String,
+        mut params: Json,
+        arguments: Option<Json>,
+    ) -> Result<Reply, Failure> {
+        let hop = Hop::take(&mut params, self.era, self.level);
         let handle = self.own_state(&mut params);
         // A client of this era that hears no progress is told to come again before it gives up.
-        let patience = (self.era == Era::Stateless && token.is_none()).then(|| self.door.patience_for_asks());
-        let wanted = Wanted { server: server.clone(), tool: tool.clone(), params, arguments, handle, patience };
-        let outcome = match token {
-            None => forward::call(&self.door, &self.identity, &self.places, wanted, None).await,
-            Some(token) => self.forward_with_progress(wanted, token).await,
-        };
-        match outcome {
-            Ok(Reply::Result(result)) => Reply::Result(self.era.complete(result)),
-            Ok(error) => error,
-            Err(Failure::ComeAgain(state)) => Reply::Result(Json::object([
+        let patience = (self.era == Era::Stateless && hop.token.is_none()).then(|| self.door.patience_for_asks());
+        let wanted = Wanted { server, tool: name, params, arguments, handle, patience };
+        match self.forward_and_tell(wanted, hop).await {
+            Ok(Reply::Result(result)) => Ok(Reply::Result(self.era.complete(result))),
+            Err(Failure::ComeAgain(state)) => Ok(Reply::Result(Json::object([
                 ("resultType", Json::string("input_required")),
                 ("requestState", Json::string(state)),
-            ])),
-            Err(failure) => Reply::Result(self.explain(&failure, &server, &tool)),
+            ]))),
+            other => other,
         }
     }
 
@@ -117,66 +174,90 @@ impl Call {
         Some(handle)
     }
 
-    async fn forward_with_progress(&self, wanted: Wanted, token: Json) -> Result<Reply, Failure> {
-        let (progress, mut news) = mpsc::channel::<Json>(PROGRESS_QUEUE);
-        let tell = async |mut params: Json| {
-            params.set("progressToken", token.clone());
-            let _ended = self.outgoing.send(envelope::notification_line("notifications/progress", Some(&params))).await;
+    async fn forward_and_tell(&self, wanted: Wanted, hop: Hop) -> Result<Reply, Failure> {
+        let Hop { token, level, client } = hop;
+        let (to, mut news) = mpsc::channel::<News>(PROGRESS_QUEUE);
+        let listener = Listener { to, progress: token.is_some(), client };
+        let tell = async |news: News| {
+            let line = match (news, &token) {
+                (News::Progress(mut params), Some(token)) => {
+                    params.set("progressToken", token.clone());
+                    envelope::notification_line("notifications/progress", Some(&params))
+                }
+                (News::Message(params), _) if level.is_some_and(|level| level.hears(&params)) => {
+                    envelope::notification_line("notifications/message", Some(&params))
+                }
+                _ => return,
+            };
+            let _ended = self.outgoing.send(line).await;
         };
-        let call = forward::call(&self.door, &self.identity, &self.places, wanted, Some(progress));
+        let call = forward::call(&self.door, &self.identity, &self.places, wanted, Some(listener));
         tokio::pin!(call);
         let outcome = loop {
             tokio::select! {
                 biased;
-                Some(params) = news.recv() => tell(params).await,
+                Some(heard) = news.recv() => tell(heard).await,
                 outcome = &mut call => break outcome,
             }
         };
-        while let Ok(params) = news.try_recv() {
-            tell(params).await;
+        while let Ok(heard) = news.try_recv() {
+            tell(heard).await;
         }
         outcome
     }
 
-    /// What the agent is told. Causes within the house are for the operator's log.
+    /// What the agent is told in the place of a tool's result.
     fn explain(&self, failure: &Failure, server: &str, tool: &str) -> Json {
+        let Some(text) = self.words(failure, server, tool) else {
+            return tools::not_found(&self.door, server, tool, self.era);
+        };
+        let mut refusal = tools::refusal(&text, self.era);
+        if let Failure::Denied(denied) = failure
+            && let Some(about) = retry(denied)
+        {
+            refusal.set("_meta", Json::object([(versions::META_RATE_LIMIT, about)]));
+        }
+        refusal
+    }
+
+    /// What the agent is told; `None` where it must look as if there were no such thing. Causes within the house are
+    /// for the operator's log.
+    pub(super) fn words(&self, failure: &Failure, server: &str, name: &str) -> Option<String> {
+        let offer = Offer::of(name);
+        let (noun, tool) = (offer.noun(), offer.own_name());
         let text = match failure {
-            Failure::Denied(denied) if denied.is_not_found() => {
-                return tools::not_found(&self.door, server, tool, self.era);
-            }
-            Failure::Hub(HubError::NotApproved { .. } | HubError::Changed { .. }) => {
-                return tools::not_found(&self.door, server, tool, self.era);
-            }
+            Failure::Denied(denied) if denied.is_not_found() => return None,
+            Failure::Hub(HubError::NotApproved { .. } | HubError::Changed { .. }) => return None,
             Failure::Withheld(_) => {
                 format!(
-                    "The server {server:?} was taken out of service during the call: it is no longer what was approved. Its answer is withheld, and whether the tool acted is not known; ask the operator to look at `lazaret server show {server}`."
+                    "The server {server:?} was taken out of service during the call: it is no longer what was approved. Its answer is withheld, and whether the {noun} acted is not known; ask the operator to look at `lazaret server show {server}`."
                 )
             }
             Failure::Revoked(denied) if denied.is_not_found() => {
                 format!(
-                    "Tool {tool:?} of server {server:?} was taken out of service during the call, which was cancelled; whether it acted is not known."
+                    "The {noun} {tool:?} of server {server:?} was taken out of service during the call, which was cancelled; whether it acted is not known."
                 )
             }
             Failure::Revoked(denied) => {
                 format!(
-                    "The call was cancelled, and whether the tool acted is not known: {}; {}.",
+                    "The call was cancelled, and whether the {noun} acted is not known: {}; {}.",
                     denied.reason, denied.next_step
                 )
             }
             Failure::Denied(denied) => format!("Denied ({}): {}; {}.", denied.gate, denied.reason, denied.next_step),
             Failure::Upstream(UpstreamError::Timeout { secs, .. }) => {
                 format!(
-                    "Tool {tool:?} of {server:?} did not answer within {secs} s and was cancelled; ask for less at once, or try again later."
+                    "The {noun} {tool:?} of {server:?} did not answer within {secs} s and was cancelled; ask for less at once, or try again later."
                 )
             }
             Failure::Upstream(UpstreamError::Ended { sent: true, .. }) => {
                 format!(
-                    "The server {server:?} ended during the call; whether the tool acted is not known. The next call starts it again."
+                    "The server {server:?} ended during the call; whether the {noun} acted is not known. The next call starts it again."
                 )
             }
             Failure::Upstream(UpstreamError::Remote { sent: true, .. }) => {
                 format!(
-                    "The way to the server {server:?} broke during the call; whether the tool acted is not known. The operator finds more in `lazaret server logs {server}`."
+                    "The way to the server {server:?} broke during the call; whether the {noun} acted is not known. The operator finds more in `lazaret server logs {server}`."
                 )
             }
             Failure::Upstream(UpstreamError::Remote { after: Some(secs), .. }) => {
@@ -206,21 +287,39 @@ impl Call {
                 "Lazaret could not carry out the call; ask the operator to look at `lazaret status`.".to_owned()
             }
         };
-        if let Failure::Denied(Denied { retry_after: Some(wait), limit, .. }) = failure {
-            let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
-            let about = Json::object([
-                ("limit", Json::string(limit.clone().unwrap_or_default())),
-                ("retryAfterSeconds", Json::number(seconds)),
-            ]);
-            let mut refusal = tools::refusal(&text, self.era);
-            refusal.set("_meta", Json::object([(versions::META_RATE_LIMIT, about)]));
-            return refusal;
-        }
         // A denial is in the audit log already.
         if !matches!(failure, Failure::Denied(_)) {
-            tracing::warn!(agent = %self.identity.address(), server, tool, "a call failed: {failure}");
+            tracing::warn!(agent = %self.identity.address(), server, name, "a call failed: {failure}");
         }
-        tools::refusal(&text, self.era)
+        Some(text)
+    }
+}
+
+/// Which rate limit it was, and when to come again.
+pub(super) fn retry(denied: &Denied) -> Option<Json> {
+    let seconds = u64::try_from(denied.retry_after?.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+    Some(Json::object([
+        ("limit", Json::string(denied.limit.clone().unwrap_or_default())),
+        ("retryAfterSeconds", Json::number(seconds)),
+    ]))
+}
+
+/// What of a request's `_meta` concerns the hop from the client to the door only.
+struct Hop {
+    token: Option<Json>,
+    /// From which severity on log messages are heard; `None`: none are.
+    level: Option<Level>,
+    client: Client,
+}
+
+impl Hop {
+    /// Takes it out: the hop to the server has its own.
+    fn take(params: &mut Json, era: Era, session: Level) -> Self {
+        let level = if era == Era::Handshake { Some(session) } else { Level::of_request(params) };
+        let meta = |key| params.get("_meta").and_then(|meta| meta.get(key)).filter(|_| era == Era::Stateless).cloned();
+        let client =
+            Client { capabilities: meta(versions::META_CAPABILITIES), log_level: meta(versions::META_LOG_LEVEL) };
+        Self { token: hop_meta(params), level, client }
     }
 }
 

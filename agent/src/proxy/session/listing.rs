@@ -1,7 +1,7 @@
 //! `tools/list`.
 
 use super::methods::Era;
-use super::tools;
+use super::{routing, tools};
 use crate::config::Expose;
 use crate::identity::SessionIdentity;
 use crate::proxy::door::{Door, Sight};
@@ -24,7 +24,7 @@ pub(super) fn list(door: &Door, identity: &SessionIdentity, params: Option<&Json
     let (tools, ttl) = match door.config.expose {
         Expose::Search => (tools::descriptors(), SEARCH_TTL_MS),
         Expose::Direct => match door.sight(identity) {
-            Ok(sight) => (direct(&sight), DIRECT_TTL_MS),
+            Ok(sight) => (direct(&sight, door.config.prefix), DIRECT_TTL_MS),
             Err(e) => {
                 tracing::error!("the approved tools cannot be read: {e}");
                 return Reply::error(
@@ -34,23 +34,29 @@ pub(super) fn list(door: &Door, identity: &SessionIdentity, params: Option<&Json
             }
         },
     };
-    let mut result = Json::object([("tools", Json::Array(tools))]);
+    Reply::Result(page(era, "tools", tools, ttl))
+}
+
+/// A list of one page.
+pub(super) fn page(era: Era, member: &str, items: Vec<Json>, ttl: u64) -> Json {
+    let mut result = Json::object([(member, Json::Array(items))]);
     if era == Era::Stateless {
         result.set("ttlMs", Json::number(ttl));
         result.set("cacheScope", Json::string("private"));
         result.set("_meta", Json::object([(versions::META_SERVER_INFO, versions::implementation())]));
     }
-    Reply::Result(era.complete(result))
+    era.complete(result)
 }
 
 /// Each tool that the agent may see as its server describes it, only the name is another.
-fn direct(sight: &Sight) -> Vec<Json> {
-    let renamed = |(server, tool, descriptor): (&str, &str, &Json)| {
-        let mut descriptor = descriptor.clone();
-        descriptor.set("name", Json::string(join(server, tool)));
-        descriptor
+fn direct(sight: &Sight, prefix: bool) -> Vec<Json> {
+    let names = routing::shown(prefix, sight.iter().map(|(server, tool, _)| (server, tool)));
+    let renamed = |(name, (server, tool)): (String, (&str, &str))| {
+        let mut descriptor = sight.get(server, tool)?.clone();
+        descriptor.set("name", Json::string(name));
+        Some(descriptor)
     };
-    sight.iter().map(renamed).collect()
+    names.into_iter().filter_map(renamed).collect()
 }
 
 pub(super) fn join(server: &str, tool: &str) -> String {

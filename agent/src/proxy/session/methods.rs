@@ -1,6 +1,7 @@
 //! The handshakes of both eras, and which of them a request belongs to.
 
 use crate::config::Expose;
+use crate::proxy::door::Announced;
 use crate::proxy::envelope::{self, error_object};
 use crate::proxy::json::Json;
 use crate::proxy::versions;
@@ -60,11 +61,11 @@ fn missing(key: &str) -> Json {
     error_object(envelope::INVALID_PARAMS, format!("`params._meta` must carry {key:?} in its right shape"), None)
 }
 
-pub(super) fn discover(expose: Expose) -> Json {
+pub(super) fn discover(expose: Expose, announced: Announced) -> Json {
     let meta = Json::object([(versions::META_SERVER_INFO, versions::implementation())]);
     Era::Stateless.complete(Json::object([
         ("supportedVersions", Json::Array(versions::STATELESS.map(Json::string).into())),
-        ("capabilities", Json::object([("tools", Json::object::<&str>([]))])),
+        ("capabilities", capabilities(Era::Stateless, expose, announced)),
         ("instructions", Json::string(instructions(expose))),
         ("ttlMs", Json::number(DISCOVER_TTL_MS)),
         ("cacheScope", Json::string("private")),
@@ -73,18 +74,41 @@ pub(super) fn discover(expose: Expose) -> Json {
 }
 
 /// The version that is spoken from now on, and the answer to `initialize`.
-pub(super) fn initialize(params: Option<&Json>, expose: Expose) -> (&'static str, Json) {
+pub(super) fn initialize(params: Option<&Json>, expose: Expose, announced: Announced) -> (&'static str, Json) {
     let asked = params.and_then(|params| params.get("protocolVersion")).and_then(Json::as_str);
     let version =
         versions::HANDSHAKE.into_iter().find(|known| Some(*known) == asked).unwrap_or(versions::LATEST_HANDSHAKE);
-    let tools = Json::object([("listChanged", Json::Bool(expose == Expose::Direct))]);
     let result = Json::object([
         ("protocolVersion", Json::string(version)),
-        ("capabilities", Json::object([("tools", tools)])),
+        ("capabilities", capabilities(Era::Handshake, expose, announced)),
         ("serverInfo", versions::implementation()),
         ("instructions", Json::string(instructions(expose))),
     ]);
     (version, result)
+}
+
+/// Beside tools, what at least one server has that the agent may use. Nobody can subscribe to anything, so that no
+/// subscription is offered; that a list changed is told to those who shook hands.
+fn capabilities(era: Era, expose: Expose, announced: Announced) -> Json {
+    let nothing = || Json::object::<&str>([]);
+    let list = |tells: bool| match era {
+        Era::Handshake => Json::object([("listChanged", Json::Bool(tells))]),
+        Era::Stateless => nothing(),
+    };
+    let mut all = Json::object([("tools", list(expose == Expose::Direct))]);
+    if announced.prompts {
+        all.set("prompts", list(true));
+    }
+    if announced.resources {
+        all.set("resources", list(true));
+    }
+    if announced.completions {
+        all.set("completions", nothing());
+    }
+    if announced.logging {
+        all.set("logging", nothing());
+    }
+    all
 }
 
 fn instructions(expose: Expose) -> &'static str {

@@ -1,12 +1,12 @@
 //! The calls that wait for one server's answer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::UpstreamError;
+use super::{Listener, News, UpstreamError};
 use crate::proxy::envelope::{self, Reply, RequestId};
 use crate::proxy::json::Json;
 
@@ -57,7 +57,7 @@ impl Fate {
 
 struct Pending {
     answer: oneshot::Sender<Answer>,
-    progress: Option<mpsc::Sender<Json>>,
+    listener: Option<Listener>,
 }
 
 #[derive(Default)]
@@ -71,6 +71,8 @@ struct Table {
 pub(super) struct Calls {
     table: Mutex<Table>,
     outgoing: mpsc::Sender<Outgoing>,
+    /// Whether all calls are of one agent.
+    serves_one: AtomicBool,
     /// Messages that the server has sent.
     heard: AtomicU64,
     /// Rung when somebody waited in vain.
@@ -86,6 +88,7 @@ impl Calls {
         Self {
             table: Mutex::default(),
             outgoing,
+            serves_one: AtomicBool::new(false),
             heard: AtomicU64::new(0),
             doubted: Notify::new(),
             ended: flag(),
@@ -115,7 +118,7 @@ impl Calls {
     }
 
     /// A call with an id of its own; its answer is waited for with [`Call::answer`].
-    pub(super) fn open(self: &Arc<Self>, progress: Option<mpsc::Sender<Json>>) -> Result<Call, UpstreamError> {
+    pub(super) fn open(self: &Arc<Self>, listener: Option<Listener>) -> Result<Call, UpstreamError> {
         let mut table = self.table();
         if let Some(end) = &table.end {
             return Err(end.clone());
@@ -123,7 +126,7 @@ impl Calls {
         table.last_id += 1;
         let id = table.last_id;
         let (answer, receive) = oneshot::channel();
-        table.pending.insert(id, Pending { answer, progress });
+        table.pending.insert(id, Pending { answer, listener });
         drop(table);
         Ok(Call { id, calls: self.clone(), receive, fate: Arc::default() })
     }
@@ -142,10 +145,27 @@ impl Calls {
     pub(super) fn progress(&self, params: Json) {
         let id = params.get("progressToken").and_then(Json::as_u64);
         let table = self.table();
-        let sink = id.and_then(|id| table.pending.get(&id)).and_then(|pending| pending.progress.as_ref());
-        if let Some(sink) = sink {
+        let listener = id.and_then(|id| table.pending.get(&id)).and_then(|pending| pending.listener.as_ref());
+        if let Some(listener) = listener.filter(|listener| listener.progress) {
             // Progress is advice: a flood of it costs its own messages only.
-            let _full = sink.try_send(params);
+            let _full = listener.to.try_send(News::Progress(params));
+        }
+    }
+
+    /// From now on all of its calls are of one agent.
+    pub(super) fn serves_one(&self, one: bool) {
+        self.serves_one.store(one, Ordering::Release);
+    }
+
+    /// A log message: to the call on whose stream it came. Where the server has one stream for all calls it may speak of
+    /// any of them: it goes to the newest one if they are all of one agent, else to nobody.
+    pub(super) fn message(&self, on: Option<u64>, params: Json) {
+        let table = self.table();
+        let newest = || table.pending.iter().filter(|(_, call)| call.listener.is_some()).map(|(id, _)| *id).max();
+        let id = on.or_else(|| self.serves_one.load(Ordering::Acquire).then(newest).flatten());
+        let listener = id.and_then(|id| table.pending.get(&id)).and_then(|pending| pending.listener.as_ref());
+        if let Some(listener) = listener {
+            let _full = listener.to.try_send(News::Message(params));
         }
     }
 

@@ -105,6 +105,11 @@ impl Incoming {
 impl Ears {
     /// Whether somebody waited for it.
     pub(super) fn take(&self, line: &[u8]) -> bool {
+        self.take_on(None, line)
+    }
+
+    /// The same of what came on the stream of one call.
+    pub(super) fn take_on(&self, call: Option<u64>, line: &[u8]) -> bool {
         if line.iter().all(u8::is_ascii_whitespace) {
             return false;
         }
@@ -121,6 +126,7 @@ impl Ears {
             }
             Ok(Message::Notification { method, params }) => match (method.as_str(), params) {
                 ("notifications/progress", Some(params)) => self.calls.progress(params),
+                ("notifications/message", Some(params)) => self.calls.message(call, params),
                 (
                     "notifications/tools/list_changed"
                     | "notifications/prompts/list_changed"
@@ -132,7 +138,7 @@ impl Ears {
             Ok(Message::Request { id, method, .. }) => {
                 let reply = match method.as_str() {
                     "ping" => Reply::Result(Json::object::<&str>([])),
-                    _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("{method} was not offered by this client")),
+                    _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("{method} was not offered by this client; a server behind the door may ask its callers for nothing")),
                 };
                 self.calls.tell(envelope::reply_line(Some(&id), &reply));
             }

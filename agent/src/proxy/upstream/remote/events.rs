@@ -80,7 +80,7 @@ impl Wire {
                 }
             };
             for event in events {
-                if !self.take(&event) {
+                if !self.take(id, &event) {
                     self.end("it floods its stream with messages that nobody asked for");
                     return Ok(Stop::default());
                 }
@@ -102,9 +102,9 @@ impl Wire {
         Ok(Stop { last_id, retry })
     }
 
-    fn take(&self, event: &sse::Event) -> bool {
+    fn take(&self, call: Option<u64>, event: &sse::Event) -> bool {
         let is_message = event.kind.as_deref().is_none_or(|kind| kind == "message");
-        let wanted = is_message && self.ears.take(&event.data);
+        let wanted = is_message && self.ears.take_on(call, &event.data);
         wanted || self.may_say(LEAST_BYTES.max(event.data.len() as u64))
     }
 

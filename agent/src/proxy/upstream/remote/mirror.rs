@@ -1,21 +1,15 @@
 //! Arguments that a tool of 2026-07-28 wants in headers too (`x-mcp-header` in its input schema).
 //!
 //! Invariant: a header says what the body says, or is not there. A tool whose annotations are not
-//! in order has none of its arguments mirrored.
+//! in order is not served, and has none of its arguments mirrored.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 
 use super::header_text;
 use crate::proxy::json::Json;
-
-/// Nesting of properties that is looked at, and headers of one tool.
-const DEEPEST: usize = 16;
-const MOST: usize = 32;
-
-/// The header, and the way to its argument.
-type Mirrored = (HeaderName, Vec<String>);
+use crate::proxy::mirrored::{Mirrored, mirrored};
 
 #[derive(Default)]
 pub(super) struct Mirrors(HashMap<String, Vec<Mirrored>>);
@@ -25,42 +19,20 @@ impl Mirrors {
     pub fn learn(&mut self, tools: &[Json]) {
         let of_tool = |tool: &Json| {
             let name = tool.get("name")?.as_str()?.to_owned();
-            let mut found = Vec::new();
-            walk(tool.get("inputSchema")?, &mut Vec::new(), &mut found)?;
-            let names: BTreeSet<_> = found.iter().map(|(name, _)| name.as_str()).collect();
-            (names.len() == found.len() && !found.is_empty()).then_some((name, found))
+            let found = mirrored(tool).ok()?;
+            (!found.is_empty()).then_some((name, found))
         };
         self.0 = tools.iter().filter_map(of_tool).collect();
     }
 
     pub fn headers(&self, tool: &str, arguments: Option<&Json>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for (name, way) in self.0.get(tool).into_iter().flatten() {
+        for Mirrored { header, way } in self.0.get(tool).into_iter().flatten() {
             let value = way.iter().try_fold(arguments, |at, key| Some(at?.get(key))).flatten();
-            headers.extend(value.and_then(text).map(|value| (name.clone(), value)));
+            headers.extend(value.and_then(text).map(|value| (header.clone(), value)));
         }
         headers
     }
-}
-
-/// `None` where an annotation is not in order.
-fn walk(schema: &Json, way: &mut Vec<String>, found: &mut Vec<Mirrored>) -> Option<()> {
-    for (key, property) in schema.get("properties").and_then(Json::as_object).unwrap_or_default() {
-        way.push(key.value.clone());
-        if let Some(wanted) = property.get("x-mcp-header") {
-            let kind = property.get("type").and_then(Json::as_str)?;
-            if !matches!(kind, "string" | "integer" | "number" | "boolean") || found.len() >= MOST {
-                return None;
-            }
-            let name = HeaderName::try_from(format!("mcp-param-{}", wanted.as_str().filter(|name| !name.is_empty())?));
-            found.push((name.ok()?, way.clone()));
-        }
-        if way.len() < DEEPEST {
-            walk(property, way, found)?;
-        }
-        way.pop();
-    }
-    Some(())
 }
 
 fn text(value: &Json) -> Option<HeaderValue> {
@@ -98,20 +70,6 @@ mod tests {
         assert_eq!(headers(schema, r#"{"a":"ö","b":{},"d":null}"#), [pair("mcp-param-region", "=?base64?w7Y=?=")]);
         assert_eq!(headers(schema, r#"{"a":{"x":1}}"#), []);
         assert_eq!(headers(schema, "[]"), []);
-    }
-
-    #[test]
-    fn an_annotation_that_is_not_in_order_mirrors_nothing() {
-        for bad in [
-            r#""a":{"type":"string","x-mcp-header":"A b"}"#,
-            r#""a":{"type":"string","x-mcp-header":""}"#,
-            r#""a":{"type":"string","x-mcp-header":1}"#,
-            r#""a":{"type":"object","x-mcp-header":"A"}"#,
-            r#""a":{"x-mcp-header":"A"}"#,
-            r#""a":{"type":"string","x-mcp-header":"X"},"b":{"type":"string","x-mcp-header":"x"}"#,
-        ] {
-            assert_eq!(headers(&format!(r#"{{"properties":{{{bad}}}}}"#), r#"{"a":"1","b":"2"}"#), [], "{bad}");
-        }
     }
 
     proptest! {
