@@ -32,6 +32,11 @@ impl Initramfs {
         self.entry(path, PROGRAM, content.as_bytes());
     }
 
+    /// A program without the libraries that it needs.
+    pub fn executable(&mut self, path: &str, content: &[u8]) {
+        self.entry(path, PROGRAM, content);
+    }
+
     pub fn link(&mut self, path: &str, to: &str) {
         self.entry(path, LINK, to.as_bytes());
     }

@@ -11,6 +11,7 @@ pub mod bed_table;
 pub mod guest;
 pub mod host;
 pub mod initramfs;
+pub mod installed;
 pub mod messages;
 #[cfg(test)]
 mod promises;

@@ -32,6 +32,9 @@ fn every_promise_names_tests_that_there_are() {
     let code: String = files.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
     let names = named(&page);
     assert!(names.len() > 40, "the page is hardly read: {names:?}");
-    let missing: Vec<_> = names.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    // The checks of a guest stand in a list, a line each, from which a macro makes tests.
+    let listed: BTreeSet<&str> = code.lines().filter_map(|line| line.trim().strip_suffix(',')).collect();
+    let there = |name: &&&str| listed.contains(**name) || code.contains(&format!("fn {name}("));
+    let missing: Vec<_> = names.iter().filter(|name| !there(name)).collect();
     assert!(missing.is_empty(), "no tests: {missing:?}");
 }

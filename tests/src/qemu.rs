@@ -213,7 +213,7 @@ fn docker_programs() -> Result<Vec<PathBuf>, BedError> {
 }
 
 /// Debug information is most of a binary and nothing of a guest. Without `strip` the guest only gets bigger.
-fn strip(program: &Path) -> Result<PathBuf, BedError> {
+pub(crate) fn strip(program: &Path) -> Result<PathBuf, BedError> {
     let name = program.file_name().unwrap_or_default();
     let stripped = work_dir().join("stripped").join(name);
     let modified = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
@@ -261,7 +261,7 @@ pub fn boot_on_these_files(machine: Machine, echo: impl Fn(&str)) -> Result<Boot
     boot_twice_if_need_be(machine, &initramfs, &THESE_FILES, "", echo)
 }
 
-fn boot_twice_if_need_be(
+pub(crate) fn boot_twice_if_need_be(
     machine: Machine,
     initramfs: &Path,
     emulation: &Emulation,
@@ -291,14 +291,15 @@ pub fn measure(machine: Machine, initramfs: &Path, storm: u32, echo: impl Fn(&st
 }
 
 /// How a guest is emulated.
-struct Emulation {
-    flags: &'static [&'static str],
-    processors: &'static str,
-    deadline_secs: &'static str,
+pub(crate) struct Emulation {
+    /// Paths in them begin at [`work_dir`].
+    pub flags: &'static [&'static str],
+    pub processors: &'static str,
+    pub deadline_secs: &'static str,
     /// Behind the label, in the names of its files.
-    suffix: &'static str,
+    pub suffix: &'static str,
     /// The guest's memory, if not what its machine says.
-    megabytes: Option<&'static str>,
+    pub megabytes: Option<&'static str>,
 }
 
 // One thread for both processors, which then take turns: with a thread each, one of them can run a translation that
@@ -306,15 +307,19 @@ struct Emulation {
 // that this bed is about) dies of it. Seen on 6.12 as `Oops: int3` in `flow_hash_from_keys`. It is hardly slower: a whole
 // guest took 153 s, and 141 s with two threads.
 const TESTS: Emulation =
-    Emulation { flags: &ONE_THREAD, processors: "2", deadline_secs: DEADLINE_SECS, suffix: "", megabytes: None };
+    Emulation { flags: &TO_ITS_END, processors: "2", deadline_secs: DEADLINE_SECS, suffix: "", megabytes: None };
 
-const ONE_THREAD: [&str; 2] = ["-accel", "tcg,thread=single"];
+/// A guest that restarts has panicked.
+const TO_ITS_END: [&str; 3] = [ONE_THREAD[0], ONE_THREAD[1], "-no-reboot"];
+
+pub(crate) const ONE_THREAD: [&str; 2] = ["-accel", "tcg,thread=single"];
 
 /// `multidevs=remap`: the roots of different file systems have the same inode number, and one would hide the other.
 const THESE_FILES: Emulation = Emulation {
     flags: &[
         ONE_THREAD[0],
         ONE_THREAD[1],
+        "-no-reboot",
         "-fsdev",
         "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
         "-device",
@@ -328,7 +333,7 @@ const THESE_FILES: Emulation = Emulation {
 
 /// `shift=0`: an instruction is a nanosecond of the guest's clock. `sleep=off`: nobody waits for an idle guest.
 const MEASUREMENT: Emulation = Emulation {
-    flags: &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"],
+    flags: &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-no-reboot"],
     processors: "1",
     deadline_secs: "7200",
     suffix: "-cost",
@@ -374,7 +379,8 @@ fn boot_once(
         .args(["--kill-after=5", emulation.deadline_secs, "qemu-system-x86_64"])
         .args(emulation.flags)
         .args(["-cpu", "max", "-m", emulation.megabytes.unwrap_or(machine.megabytes()), "-smp", emulation.processors])
-        .args(["-nic", "none", "-display", "none", "-no-reboot"])
+        .args(["-nic", "none", "-display", "none"])
+        .current_dir(work_dir())
         .arg("-kernel")
         .arg(&vmlinuz)
         .arg("-initrd")

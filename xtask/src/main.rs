@@ -6,6 +6,7 @@
 mod bench;
 mod docker;
 mod ebpf;
+mod guest_disk;
 mod images;
 mod needs;
 mod qemu;
@@ -31,7 +32,7 @@ Usage: cargo xtask VERB
   setup [--yes]                   only install and build what run and test need
   ebpf                            build the eBPF object
   images                          make the base image in Docker
-  qemu-kernels                    fetch the kernels of the test matrix
+  qemu-kernels                    fetch the kernels of the test matrix, and make the disk of the guest with systemd
   qemu VERSION [lsm|no-lsm] [SCENARIO...]
                                   boot one kernel of the matrix and run the guest's scenarios;
                                   `docker` boots the guest that has Docker
@@ -112,9 +113,11 @@ fn dispatch(args: &Args) -> Result<ExitCode> {
             images::base_image(&root, docker.socket())?;
         }
         "qemu-kernels" => {
-            for kernel in qemu::kernels(&root)? {
+            let kernels = qemu::kernels(&root)?;
+            for kernel in &kernels {
                 println!("{}\t{}", kernel.version, kernel.vmlinuz.display());
             }
+            guest_disk::make(&root, &kernels)?;
         }
         "qemu" => {
             let (version, rest) = args.words.split_first().context("name a kernel: cargo xtask qemu 6.1|6.12")?;

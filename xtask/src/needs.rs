@@ -52,11 +52,12 @@ const RUNNING: [Need; 4] = [
     program("debootstrap", "debootstrap", "makes the base image from Debian packages"),
 ];
 
-const TESTING: [Need; 11] = [
+const TESTING: [Need; 12] = [
     program("qemu-system-x86", "qemu-system-x86_64", "boots the kernels of the test matrix"),
     file("busybox-static", "/bin/busybox", "user space of those kernels"),
     program("cpio", "cpio", "packs it"),
     program("xz-utils", "xz", "unpacks their modules"),
+    program("e2fsprogs", "mke2fs", "packs the root of the guest that boots systemd"),
     program("openssl", "openssl", "verifies what the log keeps of a call, by itself"),
     program("openssh-client", "ssh-keygen", "signs and verifies vouches, to compare with"),
     program("softhsm2", "softhsm2-util", "a token to keep an agent's key in"),

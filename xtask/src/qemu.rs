@@ -26,6 +26,33 @@ const MODULES: [&str; 7] = [
 /// Every kernel has it apart: where it is, all are. For interpreters that are registered with the kernel.
 const LAST_MODULE: &str = "modules/6-binfmt_misc.ko";
 
+/// What a guest needs to see a disk with a file system, in the order of loading.
+const FOR_A_DISK: [&str; 6] =
+    ["lib/crc16", "crypto/crc32c_generic", "fs/mbcache", "fs/jbd2/jbd2", "fs/ext4/ext4", "drivers/block/virtio_blk"];
+
+/// The last of them.
+const LAST_FOR_A_DISK: &str = "disk/5-virtio_blk.ko";
+
+/// What a distribution's user space loads for containers, files or directories; kept as they are, for `modprobe`.
+const LOADABLE: [&str; 13] = [
+    "arch/x86/crypto",
+    "crypto",
+    "drivers/net/tap.ko.xz",
+    "drivers/net/tun.ko.xz",
+    "drivers/net/veth.ko.xz",
+    "fs/autofs",
+    "fs/overlayfs",
+    "lib",
+    "net/802",
+    "net/bridge",
+    "net/ipv4",
+    "net/llc",
+    "net/netfilter",
+];
+
+/// Where [`LOADABLE`] is, as `/lib/modules` has it.
+pub const LOADABLE_DIR: &str = "loadable";
+
 pub struct Kernel {
     /// `6.1` or `6.12`.
     pub version: &'static str,
@@ -38,7 +65,8 @@ pub fn kernels(root: &Path) -> Result<Vec<Kernel>> {
         .iter()
         .map(|(version, prefix, suffix)| {
             let vmlinuz = root.join("target/qemu").join(version).join("vmlinuz");
-            if !vmlinuz.exists() || !vmlinuz.with_file_name(LAST_MODULE).exists() {
+            let beside = |name: &str| vmlinuz.with_file_name(name).exists();
+            if !vmlinuz.exists() || !beside(LAST_MODULE) || !beside(LAST_FOR_A_DISK) {
                 download(&vmlinuz, prefix, suffix).with_context(|| {
                     format!("cannot get a Debian {version} kernel for the QEMU tests; kernel tests for it are skipped")
                 })?;
@@ -91,7 +119,12 @@ fn download(vmlinuz: &Path, prefix: &str, suffix: &str) -> Result<()> {
     run(Command::new("apt-get").args(["--quiet", "download", &package]).current_dir(&unpacked))?;
     let deb = entry(&unpacked, |name| name.ends_with(".deb"))?;
     run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-    keep_modules(&unpacked, &dir.join("modules"))?;
+    // Both layouts of Debian: with and without a merged /usr.
+    let lib = ["lib/modules", "usr/lib/modules"].map(|dir| unpacked.join(dir)).into_iter().find(|dir| dir.exists());
+    let release = entry(&lib.context("the kernel package has no modules")?, |_| true)?;
+    keep_loadable(&release, &dir.join(LOADABLE_DIR))?;
+    keep_modules(&release, &MODULES, &dir.join("modules"))?;
+    keep_modules(&release, &FOR_A_DISK, &dir.join("disk"))?;
     let image = entry(&unpacked.join("boot"), |name| name.starts_with("vmlinuz"))?;
     std::fs::rename(&image, vmlinuz).with_context(|| format!("cannot keep {}", vmlinuz.display()))?;
     std::fs::remove_dir_all(&unpacked).with_context(|| format!("cannot remove {}", unpacked.display()))?;
@@ -99,14 +132,11 @@ fn download(vmlinuz: &Path, prefix: &str, suffix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keeps [`MODULES`], unpacked, under names that sort in the order of loading.
-fn keep_modules(unpacked: &Path, kept: &Path) -> Result<()> {
-    // Both layouts of Debian: with and without a merged /usr.
-    let lib = ["lib/modules", "usr/lib/modules"].map(|dir| unpacked.join(dir)).into_iter().find(|dir| dir.exists());
-    let release = entry(&lib.context("the kernel package has no modules")?, |_| true)?;
+/// Keeps these modules, unpacked, under names that sort in the order of loading.
+fn keep_modules(release: &Path, modules: &[&str], kept: &Path) -> Result<()> {
     let _ = std::fs::remove_dir_all(kept); // of an older package, or not there
     std::fs::create_dir_all(kept).with_context(|| format!("cannot make {}", kept.display()))?;
-    for (i, module) in MODULES.iter().enumerate() {
+    for (i, module) in modules.iter().enumerate() {
         let plain = release.join("kernel").join(format!("{module}.ko"));
         let packed = plain.with_extension("ko.xz");
         if packed.exists() {
@@ -120,6 +150,17 @@ fn keep_modules(unpacked: &Path, kept: &Path) -> Result<()> {
         std::fs::rename(&plain, &to).with_context(|| format!("cannot keep {}", to.display()))?;
     }
     Ok(())
+}
+
+/// Keeps [`LOADABLE`] as the package has it, and the lists that `depmod` reads.
+fn keep_loadable(release: &Path, kept: &Path) -> Result<()> {
+    let _ = std::fs::remove_dir_all(kept); // of an older package, or not there
+    let to = kept.join(release.file_name().context("the modules are of no release")?);
+    std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    let mut parts: Vec<String> = LOADABLE.iter().map(|part| format!("./kernel/{part}")).collect();
+    parts.extend(["modules.order", "modules.builtin", "modules.builtin.modinfo"].map(|name| format!("./{name}")));
+    parts.retain(|part| release.join(part).exists());
+    run(Command::new("cp").current_dir(release).args(["--archive", "--parents"]).args(parts).arg(&to))
 }
 
 fn apt_names(prefix: &str) -> Result<String> {

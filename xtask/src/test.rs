@@ -13,14 +13,14 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 
 use crate::docker::Docker;
-use crate::{docker, ebpf, images, needs, qemu, sh, tools};
+use crate::{docker, ebpf, guest_disk, images, needs, qemu, sh, tools};
 
 /// Everything that `test` needs; a Docker that had to be started ends with the handle.
 pub fn set_up(root: &Path, yes: bool) -> Result<Docker> {
     needs::install(&needs::for_testing(), yes)?;
     ebpf::build(root)?;
     tools::install(root)?;
-    if let Err(e) = qemu::kernels(root) {
+    if let Err(e) = qemu::kernels(root).and_then(|kernels| guest_disk::make(root, &kernels)) {
         eprintln!("warning: {e:#}");
     }
     let docker = docker::find_or_start(root)?;

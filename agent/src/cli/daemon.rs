@@ -2,7 +2,11 @@
 
 use std::io::IsTerminal as _;
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use super::CliError;
 use super::args::daemon::DaemonArgs;
@@ -65,13 +69,51 @@ fn start_log() {
             filter = filter.add_directive(directive);
         }
     }
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(colours)
         .with_target(false)
         // Whoever read our stderr may be gone; that ends no daemon.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    if is_the_journal() {
+        return log.with_ansi(false).event_format(ForTheJournal).init();
+    }
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    log.with_ansi(colours).init();
+}
+
+/// Whether systemd's journal reads our stderr (systemd.exec(5), `JOURNAL_STREAM`).
+fn is_the_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(std::io::stderr()).is_ok_and(|own| named == format!("{}:{}", own.st_dev, own.st_ino))
+}
+
+/// With the priority that `journalctl --priority` looks for (sd-daemon(3)), and without what the journal has itself.
+struct ForTheJournal;
+
+impl<S, N> FormatEvent<S, N> for ForTheJournal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// As syslog counts: smaller is worse.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
 }

@@ -132,15 +132,16 @@ struct Opening {
 }
 
 impl Opening {
-    /// `None` where the server has neither environment nor egress, and the engine's own word on the cage is whole: it
-    /// is the first program itself.
+    /// `None` where the server has neither environment nor egress, and the engine's own word on the cage is whole and
+    /// root's: it is the first program itself.
     async fn of(
         sandbox: &Sandbox,
         engine: &Engine,
         spec: &CageSpec,
         places: &[Place],
     ) -> Result<Option<Self>, SandboxError> {
-        if spec.env.is_empty() && places.is_empty() && engine.flavour == Flavour::Docker {
+        let enough = engine.flavour == Flavour::Docker && engine.rootless.is_none();
+        if spec.env.is_empty() && places.is_empty() && enough {
             return Ok(None);
         }
         let program = sandbox
@@ -169,7 +170,10 @@ impl Opening {
         let Some(pid) = pid.filter(|pid| *pid > 0) else {
             return Err(start_error(spec, "its first program ended before the server was let in".into()));
         };
-        let missing = proof::missing(pid);
+        let mut missing = proof::missing(pid, id);
+        if engine.rootless.is_some() {
+            missing.extend(proof::unlimited(pid, sandbox.config.memory_bytes, sandbox.config.pids));
+        }
         if !missing.is_empty() {
             return Err(SandboxError::Hardening { server: spec.server.clone(), missing: missing.join(", ") });
         }

@@ -14,8 +14,9 @@ use super::error::{cause, is_away, status};
 use super::flavour::{self, Flavour};
 use super::{DockerInfo, LABEL_INSTANCE, LABEL_PURPOSE, SandboxError};
 
-/// Longest that Docker may take to answer when it is only asked what it is.
-const PROBE: Duration = Duration::from_secs(5);
+/// Longest that Docker may take to answer when it is only asked what it is. An engine that its socket starts, as a
+/// user's Podman, is started by the question.
+const PROBE: Duration = Duration::from_secs(15);
 /// Longest that Docker may take to begin an answer to anything else.
 const ANSWER_SECS: u64 = 60;
 /// The same for what grows with the size of an image: copying files in, and the commit.

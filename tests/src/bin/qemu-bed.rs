@@ -1,10 +1,11 @@
 //! Boots one kernel of the test matrix and shows what its scenarios report:
 //! `qemu-bed 6.1|6.12 lsm|no-lsm [SESSION...] [PART OF A CHECK'S NAME...]`, or on this machine's own kernel:
 //! `qemu-bed host [SESSION...] [PART OF A CHECK'S NAME...]`.
-//! The sessions `docker` and `real` have guests of their own.
+//! The sessions `docker` and `real` have guests of their own, and so have `service` and `rootless`, which boot systemd.
 
 use std::process::ExitCode;
 
+use lazaret_tests::installed::{self, Session};
 use lazaret_tests::qemu::{self, BedError, Machine, Outcome};
 
 fn main() -> ExitCode {
@@ -24,7 +25,11 @@ fn main() -> ExitCode {
     let docker = only.iter().any(|word| word == "docker");
     let machine = if host { Machine::HOST } else { Machine { kernel, bpf_listed, docker } };
     let echo = |line: &str| println!("{line}");
-    let booted = if only.iter().any(|word| word == "real") {
+    let installed = [("service", Session::Service), ("rootless", Session::Rootless)];
+    let installed = installed.into_iter().find(|(name, _)| only.iter().any(|word| word == name));
+    let booted = if let Some((_, session)) = installed {
+        installed::boot(session, echo)
+    } else if only.iter().any(|word| word == "real") {
         qemu::boot_on_these_files(machine, echo)
     } else {
         qemu::initramfs(machine.docker).and_then(|initramfs| qemu::boot(machine, &initramfs, only, echo))

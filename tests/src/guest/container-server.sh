@@ -16,6 +16,15 @@ while read -r line; do
     *'"nested"'*) another "$opening" nested ;;
     *'"relayed"'*) another "$heard" relayed ;;
     *'"initialize"'*) heard=$line ;;
+    # What it may use: more memory than that, and more processes.
+    *'"hog"'*) if busybox tail /dev/zero 2>/dev/null; then text='nothing stopped it'; else text="ended with $?"; fi ;;
+    *'"fork"'*)
+        i=0
+        text='nothing stopped it'
+        (while [ $i -lt 400 ]; do busybox sleep 30 & i=$((i + 1)); done) 2>/dev/null || text='it could not'
+        busybox killall sleep
+        ;;
+    *'"variable"'*) text="A is ${A-unset}" ;;
     esac
     case "$line" in
     *'"initialize"'*) result='{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"sh","version":"1"}}' ;;

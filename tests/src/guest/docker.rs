@@ -22,11 +22,11 @@ use crate::{messages, poll};
 /// dockerd is up within this, without KVM.
 const START: Duration = Duration::from_secs(180);
 const LOG: &str = "/tmp/log/dockerd.log";
-const CLIENT: &str = "/usr/bin/docker";
+pub const CLIENT: &str = "/usr/bin/docker";
 /// What a container's processes run, as they see it.
 const IN_IT: &str = "/bin/busybox";
-const IMAGE: &str = "tiny";
-const AGENT: &str = "guest@test.lazaret.local";
+pub const IMAGE: &str = "tiny";
+pub const AGENT: &str = "guest@test.lazaret.local";
 
 /// Whether this guest is the one that has Docker.
 pub fn is_here() -> bool {
@@ -34,7 +34,7 @@ pub fn is_here() -> bool {
 }
 
 pub fn session(report: &mut Report) {
-    if let Err(why) = start_dockerd().and_then(|()| import()) {
+    if let Err(why) = start_dockerd().and_then(|()| import(CLIENT)) {
         report.failed("the_guest_has_docker", &why);
         return report.log(&fs::read_to_string(LOG).unwrap_or_default());
     }
@@ -151,16 +151,17 @@ fn start_dockerd() -> Check {
     up.unwrap_or_else(|| Err(format!("dockerd did not answer within {START:?}")))
 }
 
-/// Makes an image of busybox and a server in its shell.
-fn import() -> Check {
+/// Makes an image of busybox and a server in its shell. `client` is Docker's, pointed at an engine.
+pub fn import(client: &str) -> Check {
     let image = "/tmp/image";
     fs::create_dir_all(format!("{image}/bin"))
         .and_then(|()| fs::copy("/bin/busybox", format!("{image}/bin/busybox")))
-        .and_then(|_| std::os::unix::fs::symlink("busybox", format!("{image}/bin/sh")))
+        .and_then(|_| fs::remove_file(format!("{image}/bin/sh")).or(Ok(())))
+        .and_then(|()| std::os::unix::fs::symlink("busybox", format!("{image}/bin/sh")))
         .and_then(|()| fs::write(format!("{image}/server.sh"), include_str!("container-server.sh")))
         .map_err(|e| format!("cannot make the files of an image: {e}"))?;
     let run = r#"-c 'ENTRYPOINT ["/bin/sh","/server.sh"]' -c 'ENV PATH=/bin'"#;
-    shell(&format!("tar -c -C {image} . | {CLIENT} import {run} - {IMAGE}")).map(drop)
+    shell(&format!("tar -c -C {image} . | {client} import {run} - {IMAGE}")).map(drop)
 }
 
 /// A server that went in through the door.
@@ -189,34 +190,39 @@ impl Approved {
 
     /// What the tool says.
     fn call(&self, arguments: &Value) -> Result<String, String> {
-        let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "call_tool",
-            "arguments": {"server": IMAGE, "tool": "hello", "arguments": arguments}}});
-        let mut session = messages::message("initialize").unwrap_or_default();
-        session.extend(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
-        session.extend(format!("{call}\n").into_bytes());
-
-        // `timeout` ends what this waits for.
-        let mut connector = Command::new("timeout")
-            .args(["120", "/bin/lazaret", "connect", "--agent", AGENT])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot run the connector: {e}"))?;
-        let (Some(mut input), Some(output)) = (connector.stdin.take(), connector.stdout.take()) else {
-            return Err("the connector has no pipes".into());
-        };
-        input.write_all(&session).map_err(|e| format!("the connector takes nothing: {e}"))?;
-        let answer = BufReader::new(output)
-            .lines()
-            .map_while(Result::ok)
-            .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
-            .find(|answer| answer["id"] == 2);
-        drop(input);
-        let status = connector.wait().map_err(|e| format!("cannot wait for the connector: {e}"))?;
-        let answer = answer.ok_or_else(|| format!("the connector ended with {status} and no answer to the call"))?;
-        let text = answer["result"]["content"][0]["text"].as_str();
-        text.map(str::to_owned).ok_or_else(|| format!("the answer has no text: {answer}"))
+        call(IMAGE, arguments)
     }
+}
+
+/// An agent calls the tool of a server through the door: what it says.
+pub fn call(server: &str, arguments: &Value) -> Result<String, String> {
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "call_tool",
+        "arguments": {"server": server, "tool": "hello", "arguments": arguments}}});
+    let mut session = messages::message("initialize").unwrap_or_default();
+    session.extend(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n");
+    session.extend(format!("{call}\n").into_bytes());
+
+    // `timeout` ends what this waits for.
+    let mut connector = Command::new("timeout")
+        .args(["120", "/bin/lazaret", "connect", "--agent", AGENT])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("cannot run the connector: {e}"))?;
+    let (Some(mut input), Some(output)) = (connector.stdin.take(), connector.stdout.take()) else {
+        return Err("the connector has no pipes".into());
+    };
+    input.write_all(&session).map_err(|e| format!("the connector takes nothing: {e}"))?;
+    let answer = BufReader::new(output)
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
+        .find(|answer| answer["id"] == 2);
+    drop(input);
+    let status = connector.wait().map_err(|e| format!("cannot wait for the connector: {e}"))?;
+    let answer = answer.ok_or_else(|| format!("the connector ended with {status} and no answer to the call"))?;
+    let text = answer["result"]["content"][0]["text"].as_str();
+    text.map(str::to_owned).ok_or_else(|| format!("the answer has no text: {answer}"))
 }
 
 /// `docker run -i` of the server, as a client would start it.
@@ -313,7 +319,7 @@ fn pids(program: &str) -> BTreeSet<u32> {
 }
 
 /// The stdout of a command that must succeed.
-fn shell(command: &str) -> Result<String, String> {
+pub fn shell(command: &str) -> Result<String, String> {
     let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
     let output = output.map_err(|e| format!("cannot run a shell: {e}"))?;
     ensure(output.status.success(), || {

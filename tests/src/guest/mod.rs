@@ -21,6 +21,7 @@ mod exec;
 mod handover;
 mod hold;
 mod images;
+mod installed;
 mod launch;
 mod observe;
 mod place;
@@ -68,6 +69,9 @@ fn bare(report: &mut Report) {
 
 /// Runs every scenario that the command line (`place`) does not leave out, and prints the results on stdout.
 pub fn run() {
+    if let Some(session) = installed::session() {
+        return installed::run(session);
+    }
     let sessions = match () {
         () if real::is_here() => &REAL[..],
         () if docker::is_here() => &DOCKER,
