@@ -42,6 +42,7 @@ pub use crate::config::{Evidence, Mode, Scope};
 pub use event::{Action, Ancestor, EventKind, KernelEvent};
 pub use guard::Guard;
 pub use pin::detach_pinned;
+pub use events::Batch;
 pub use protect::protect_self;
 pub use report::{Hook, KernelReport};
 pub(crate) use sys::boot_clock;

@@ -39,9 +39,10 @@ pub(super) struct Shape {
 }
 
 /// Maps that the next daemon takes over. Labels, or approvals and shadows would be forgotten; the config
-/// entries, which the new daemon knows only after it has read the configs again; and the messages that were
-/// written and not yet read.
-pub(super) const TAKEN_OVER: &[&str] = &[LABELS, "ENTRIES", "ENTRY_LENGTHS", "CHANNELS", "PARTIALS", "NOTED"];
+/// entries, which the new daemon knows only after it has read the configs again; the messages that were
+/// written and not yet read; and what no daemon has written down yet, with the count of what had no room there.
+pub(super) const TAKEN_OVER: &[&str] =
+    &[LABELS, "ENTRIES", "ENTRY_LENGTHS", "CHANNELS", "PARTIALS", "NOTED", "EVENTS", "COUNTERS"];
 
 /// Makes `dir` in a bpffs and checks that only root can write there. Says whether maps of an
 /// earlier daemon are in it.
