@@ -217,9 +217,25 @@ impl Guard {
         Ok(map.get(pidfd.as_fd()).map_err(failed)?.and_then(|bytes| Label::read(&bytes)))
     }
 
-    /// Events that the ring buffer had no room for.
-    pub fn lost_events(&self) -> u64 {
-        self.active().loaded.as_ref().map_or(0, |loaded| maps::counter(&loaded.ebpf, LOST_EVENTS))
+    /// Events that are on no record, and how many of them were told of, by whichever daemon.
+    pub fn lost_events(&self) -> (u64, u64) {
+        let active = self.active();
+        active
+            .loaded
+            .as_ref()
+            .map_or((0, 0), |loaded| (maps::lost(&loaded.ebpf), maps::counter(&loaded.ebpf, LOST_AND_TOLD)))
+    }
+
+    /// So many lost events were told of.
+    pub fn told_of_lost(&self, count: u64) -> Result<(), KernelError> {
+        let mut active = self.active();
+        let Some(loaded) = active.loaded.as_mut() else { return Ok(()) };
+        let map = loaded.ebpf.map_mut(maps::COUNTERS).ok_or_else(|| maps::missing(maps::COUNTERS))?;
+        maps::set_counter(map, LOST_AND_TOLD, count)
+    }
+
+    pub(super) fn below_clients(&self) -> Mode {
+        self.settings.connect_below_clients
     }
 
     pub(super) fn scope(&self) -> &crate::config::Scope {
@@ -366,6 +382,11 @@ impl Active {
         prove::prove(&mut loaded);
         if !loaded.is_proven(Role::DenySend) {
             loaded.attach(&[Role::ModifySend]);
+            prove::prove(&mut loaded);
+        }
+        let sends = loaded.is_proven(Role::DenySend) || loaded.is_proven(Role::ModifySend);
+        if sends && settings.connect_below_clients == Mode::Enforce {
+            loaded.attach(&[Role::DoorEnd]);
             prove::prove(&mut loaded);
         }
         if !loaded.is_proven(Role::Handshake) {

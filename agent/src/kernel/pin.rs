@@ -120,8 +120,8 @@ pub(super) fn link_path(dir: &Path, program: &str) -> PathBuf {
 pub(super) fn links(dir: &Path, hooks: &mut [Attached]) -> Result<(), KernelError> {
     let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
     for hook in hooks.iter_mut() {
-        // A candidate must not wait for a daemon that has gone.
-        if hook.spec.role == Role::Candidates {
+        // A candidate must not wait for a daemon that has gone, and a door is closed when its daemon ends.
+        if matches!(hook.spec.role, Role::Candidates | Role::DoorEnd) {
             continue;
         }
         let Some(link) = hook.link.take() else { continue };

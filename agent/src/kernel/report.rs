@@ -173,6 +173,10 @@ fn connects(loaded: &Loaded, can: &mut Vec<String>, cannot: &mut Vec<String>) {
     }
     if loaded.is_proven(Role::DenySend) || loaded.is_proven(Role::ModifySend) {
         can.push("see MCP that a process below an MCP client sends to a TCP port of this host".into());
+        if loaded.hooks.iter().any(|hook| hook.spec.role == Role::DoorEnd && !hook.proven) {
+            let why = why(loaded, Role::DoorEnd);
+            cannot.push(format!("tell this daemon's own HTTP from other servers below an MCP client: {why}"));
+        }
     } else {
         cannot.push(format!("see MCP over HTTP on this host: {}", why(loaded, Role::ModifySend)));
     }
