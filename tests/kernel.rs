@@ -275,6 +275,10 @@ on_every_kernel! {
     below_a_client_mcp_over_http_on_this_host_is_refused,
     below_a_client_other_http_on_this_host_is_left_alone,
     mcp_over_http_of_a_process_without_evidence_is_left_alone,
+    below_a_client_the_doors_own_http_is_reached,
+    below_a_client_the_doors_port_elsewhere_is_refused,
+    below_a_client_a_connection_from_before_the_door_is_refused,
+    a_port_that_was_the_doors_is_no_door_when_the_daemon_was_killed,
 
     inside_of_the_uid_scope_a_shadow_server_is_stopped,
     outside_of_the_uid_scope_a_shadow_server_is_left_alone,

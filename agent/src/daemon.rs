@@ -29,8 +29,8 @@ use crate::config::{Config, Mode, Paths, Scope};
 use crate::identity::measure::Digests;
 use crate::identity::{AgentKey, IdentityError, Registry, TokenLimits, Tokens};
 use crate::kernel::endpoints::Endpoints;
-use crate::kernel::shadow::{ShadowError, Shadows};
-use crate::kernel::{Backend, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
+use crate::kernel::shadow::{ShadowError, ShadowSpawn, Shadows};
+use crate::kernel::{Backend, Batch, EventKind, Guard, KernelError, KernelEvent, KernelSettings};
 use crate::policy::{Gates, PolicyError};
 use crate::proxy::{Hub, ListenError};
 use crate::remote::Remotes;
@@ -232,7 +232,7 @@ fn build(
     config: Config,
     store: Arc<Store>,
     http: Option<&crate::proxy::http::HttpListener>,
-) -> Result<(App, mpsc::Receiver<KernelEvent>), DaemonError> {
+) -> Result<(App, mpsc::Receiver<Batch>), DaemonError> {
     let audit = Arc::new(AuditLog::new(store.clone()));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
     let registry = Registry::new(store.clone(), audit.clone());
@@ -328,53 +328,57 @@ async fn serve_api(app: Arc<App>, socket: tokio::net::UnixListener, cancel: Canc
 async fn follow_events(
     app: Arc<App>,
     stock: Vec<KernelEvent>,
-    mut events: mpsc::Receiver<KernelEvent>,
+    mut batches: mpsc::Receiver<Batch>,
     cancel: CancellationToken,
 ) {
-    for event in stock {
-        write_down(&app, event).await;
-    }
+    write_down(&app, stock).await;
     loop {
-        let event = tokio::select! {
+        let mut batch = tokio::select! {
             () = cancel.cancelled() => return,
-            event = events.recv() => match event { Some(event) => event, None => return },
+            batch = batches.recv() => match batch { Some(batch) => batch, None => return },
         };
-        if event.kind == EventKind::Client {
+        let events = std::mem::take(&mut batch.events);
+        // What a client will start is learned at once.
+        let (clients, mut events): (Vec<_>, Vec<_>) =
+            events.into_iter().partition(|event| event.kind == EventKind::Client);
+        for event in clients {
             app.kernel.expect_servers();
             let app = app.clone();
             tokio::task::spawn_blocking(move || clients::learn_from(&app, &event));
-            continue;
         }
         // A client that uses the door goes around nothing.
-        if event.is_use_of(app.http_address) {
-            continue;
-        }
-        write_down(&app, event).await;
+        events.retain(|event| !event.is_use_of(app.http_address));
+        write_down(&app, events).await;
+        batch.written();
     }
 }
 
-/// One event: a record, a line in the journal, and the digest of what ran.
-async fn write_down(app: &Arc<App>, event: KernelEvent) {
+/// Records, lines in the journal, and the digests of what ran.
+async fn write_down(app: &Arc<App>, events: Vec<KernelEvent>) {
+    if events.is_empty() {
+        return;
+    }
     let shadows = app.shadows.clone();
-    let event = Arc::new(event);
-    let recorded = tokio::task::spawn_blocking({
-        let event = event.clone();
-        move || shadows.record(&event)
+    let recorded = tokio::task::spawn_blocking(move || {
+        shadows.record_all(&events).map(|recorded| -> Vec<(ShadowSpawn, KernelEvent)> {
+            recorded.into_iter().map(|(shadow, event)| (shadow, event.clone())).collect()
+        })
     })
     .await;
     match recorded {
-        Ok(Ok(Some(shadow))) => {
-            summary::announce(&shadow, app);
-            let shadows = app.shadows.clone();
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = shadows.measure(&shadow.id, &event) {
-                    tracing::error!("the executable of shadow record {} has no digest: {e}", shadow.id);
-                }
-            });
+        Ok(Ok(recorded)) => {
+            for (shadow, event) in recorded {
+                summary::announce(&shadow, app);
+                let shadows = app.shadows.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(e) = shadows.measure(&shadow.id, &event) {
+                        tracing::error!("the executable of shadow record {} has no digest: {e}", shadow.id);
+                    }
+                });
+            }
         }
-        Ok(Ok(None)) => {}
-        Ok(Err(e)) => tracing::error!("a shadow process could not be written down: {e}"),
-        Err(e) => tracing::error!("writing down a shadow process failed: {e}"),
+        Ok(Err(e)) => tracing::error!("shadow processes could not be written down: {e}"),
+        Err(e) => tracing::error!("writing down shadow processes failed: {e}"),
     }
 }
 

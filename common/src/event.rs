@@ -3,6 +3,9 @@
 use crate::plain_struct;
 use crate::settings::UNIX_PATH;
 
+/// Of what stands here: another one with every change, since events outlive the version that wrote them.
+pub const FORMAT: u32 = 1;
+
 pub const SPAWN: u8 = 1;
 pub const HANDSHAKE: u8 = 2;
 pub const CONNECT: u8 = 3;
@@ -76,7 +79,8 @@ plain_struct! {
         pub exe: Path,
         pub cwd: Path,
         pub argv_length: u32,
-        pub reserved: u32,
+        /// [`FORMAT`].
+        pub format: u32,
     }
 }
 

@@ -65,10 +65,17 @@ pub enum Hook {
     /// A pipe gets memory that was another channel's; a socket's is about to be another one's.
     PipeBegin = 52,
     SocketEnd = 53,
+    /// The daemon ends, and with it its door.
+    DoorEnd = 54,
 }
 
-pub const HOOKS: usize = 54;
+pub const HOOKS: usize = 55;
 
 /// Slots of the map `COUNTERS`.
 pub const LOST_EVENTS: u32 = 0;
+/// Lost events that user space has told of: its own note, which outlives a daemon.
+pub const LOST_AND_TOLD: u32 = 1;
+/// Events that a daemon has taken out of the ring and not written down yet, and those that one took with it: as above.
+pub const UNWRITTEN: u32 = 2;
+pub const LOST_BY_READERS: u32 = 3;
 pub const COUNTERS: usize = 4;

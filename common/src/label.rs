@@ -31,6 +31,8 @@ pub const INERT: u32 = 1 << 6;
 pub const REWRITES: u32 = 1 << 8;
 /// Stopped by `hold` and not yet decided.
 pub const HELD: u32 = 1 << 7;
+/// The daemon, while its door stands open; no child inherits it.
+pub const DOOR: u32 = 1 << 9;
 /// In the map `EXECUTABLES` only: the image gets its label where root runs it, and nowhere else.
 pub const FOR_ROOT: u32 = 1 << 31;
 

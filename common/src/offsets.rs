@@ -89,6 +89,9 @@ offsets! {
     common_daddr = "sock_common" "skc_daddr";
     common_saddr = "sock_common" "skc_rcv_saddr";
     common_dport = "sock_common" "skc_dport";
+    netns_of_sock = "sock_common" "skc_net";
+    netns_common = "net" "ns";
+    netns_number = "ns_common" "inum";
     common_daddr6 = "sock_common" "skc_v6_daddr";
     common_saddr6 = "sock_common" "skc_v6_rcv_saddr";
     msghdr_name = "msghdr" "msg_name";

@@ -97,6 +97,22 @@ plain_struct! {
     }
 }
 
+plain_struct! {
+    /// The only entry of the map `DOOR`: where the daemon itself serves MCP over HTTP.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    pub struct Door {
+        /// Nanoseconds since boot when it was opened; 0: it is closed.
+        pub since: u64,
+        /// As in [`Endpoint`].
+        pub address: [u8; 16],
+        /// Inode of the network namespace.
+        pub netns: u32,
+        /// Host order.
+        pub port: u16,
+        pub reserved: u16,
+    }
+}
+
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// No user has this uid: it is the -1 of setuid(2).
 pub const ANYBODY: u32 = u32::MAX;

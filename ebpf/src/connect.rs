@@ -16,10 +16,10 @@ use lazaret_common::hook::Hook;
 use lazaret_common::label::{CLEARED, CLIENT, FLAGGED};
 use lazaret_common::settings::{CONNECT, Endpoint, MODE_ENFORCE, MODE_OBSERVE, Settings, UNIX_PATH};
 
-use crate::kernel::{Loop, at_most, current, offset, pointer, read, repeat};
+use crate::kernel::{Loop, argument, at_most, current, offset, pointer, read, repeat};
 use crate::maps::{ENDPOINTS, PROTECTED, TOLD, fired};
 use crate::scratch::{self, Scratch};
-use crate::{argv, event, label, scope};
+use crate::{argv, door, event, label, scope};
 
 const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
@@ -38,7 +38,7 @@ pub fn connect(ctx: LsmContext) -> i32 {
         return ret;
     }
     let Some(settings) = scope::settings() else { return 0 };
-    if inet(settings, scratch::CONNECT, ctx.arg(1), DENIED) {
+    if inet(settings, argument(&ctx, 0), ctx.arg(1), DENIED) {
         return -1;
     }
     0
@@ -65,7 +65,7 @@ pub fn unix_connect(ctx: LsmContext) -> i32 {
 pub fn connect_fentry(ctx: FEntryContext) -> i32 {
     fired(Hook::ConnectFentry);
     let Some(settings) = scope::settings() else { return 0 };
-    inet(settings, scratch::CONNECT, ctx.arg(1), KILLED);
+    inet(settings, argument(&ctx, 0), ctx.arg(1), KILLED);
     0
 }
 
@@ -154,9 +154,9 @@ impl Inet {
 }
 
 #[inline(always)]
-fn inet(settings: &Settings, slot: u32, address: u64, how: u8) -> bool {
+fn inet(settings: &Settings, socket: u64, address: u64, how: u8) -> bool {
     let Some(to) = Inet::at(address) else { return false };
-    reach(settings, slot, &to, how)
+    !door::is_knocked_at(socket, &to) && reach(settings, scratch::CONNECT, &to, how)
 }
 
 /// `true`: the task must not reach `to`.

@@ -16,7 +16,7 @@ use crate::connect::{self, AF_INET, AF_INET6, Inet, MAPPED};
 use crate::kernel::{Loop, at_most, field, offset, pointer, read, repeat};
 use crate::maps::{DIALOGUES, fired};
 use crate::scratch::{self, Scratch};
-use crate::{label, scope};
+use crate::{door, label, scope};
 
 const TCP: u16 = 6;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
@@ -48,6 +48,15 @@ pub struct Sending {
 pub struct Dialogue {
     sock: u64,
     inode: u64,
+}
+
+impl Dialogue {
+    /// Of a `struct socket` and its `struct sock`, as numbers.
+    #[inline(always)]
+    pub fn of(socket: u64, sock: u64) -> Self {
+        let inode = socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64;
+        Self { sock, inode: pointer(inode, offset!(inode_ino)) }
+    }
 }
 
 /// Linux 5.7, `bpf` in the LSM list; or as fmod_ret on `security_socket_sendmsg`.
@@ -97,6 +106,9 @@ fn is_denied(socket: *const u8, message: *const u8) -> bool {
         return false;
     }
     let Some(to) = peer(sock, family) else { return false };
+    if flags & FLAGGED == 0 && door::is_behind(socket as u64, sock, &to) {
+        return false;
+    }
     let Some(scratch) = scratch::slot(scratch::SEND) else { return false };
     // SAFETY: scratch is this CPU's slot; the message is a typed pointer.
     unsafe {
@@ -139,8 +151,7 @@ fn peer(sock: u64, family: u16) -> Option<Inet> {
 unsafe fn is_mcp(scratch: *mut Scratch, socket: u64, sock: u64, message: *const u8) -> bool {
     // SAFETY: scratch is this CPU's slot.
     unsafe {
-        let inode = socket - offset!(socket_alloc_socket) as u64 + offset!(socket_alloc_inode) as u64;
-        let key = Dialogue { sock, inode: pointer(inode, offset!(inode_ino)) };
+        let key = Dialogue::of(socket, sock);
         let s = &mut *scratch;
         let known = DIALOGUES.get_ptr(&key);
         s.sending.http = known.map_or(Http::NEW, |http| *http);

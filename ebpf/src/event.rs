@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_ringbuf_output,
 };
-use lazaret_common::event::{ANCESTORS, ARGV, Ancestor, COMM, CWD_TRUNCATED, EXE_TRUNCATED, Head};
+use lazaret_common::event::{ANCESTORS, ARGV, Ancestor, COMM, CWD_TRUNCATED, EXE_TRUNCATED, FORMAT, Head};
 use lazaret_common::hook::LOST_EVENTS;
 
 use crate::kernel::{Loop, at_most, current, offset, pointer, read, repeat};
@@ -46,6 +46,7 @@ unsafe fn identity(scratch: *mut Scratch, file: u64) {
         let user = bpf_get_current_uid_gid();
         head.uid = user as u32;
         head.gid = (user >> 32) as u32;
+        head.format = FORMAT;
         head.at = bpf_ktime_get_boot_ns();
         head.cgroup = bpf_get_current_cgroup_id();
         bpf_get_current_comm(head.comm.as_mut_ptr().cast(), COMM as u32);

@@ -7,7 +7,7 @@ use aya_ebpf::bindings::task_struct;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use lazaret_common::hook::Hook;
-use lazaret_common::label::IN_SCOPE;
+use lazaret_common::label::{DOOR, IN_SCOPE};
 use lazaret_common::settings::Settings;
 
 use crate::maps::{SETTINGS, fired};
@@ -31,7 +31,7 @@ fn inherit(settings: &Settings, child: *mut task_struct) {
     let own = label::current_label();
     // SAFETY: checked for null; both point to task storage.
     unsafe {
-        let (mut flags, shadow) = if own.is_null() { (0, 0) } else { ((*own).flags, (*own).shadow) };
+        let (mut flags, shadow) = if own.is_null() { (0, 0) } else { ((*own).flags & !DOOR, (*own).shadow) };
         if scope::is_inside(settings) {
             flags |= IN_SCOPE;
         }

@@ -11,6 +11,7 @@ mod catalogue;
 mod channel;
 mod connect;
 mod connect_send;
+mod door;
 mod ends;
 mod entries;
 mod event;

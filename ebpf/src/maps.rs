@@ -11,7 +11,7 @@ use lazaret_common::hook::{COUNTERS as COUNTER_SLOTS, HOOKS, Hook};
 use lazaret_common::http::Http;
 use lazaret_common::label::Label;
 use lazaret_common::settings::{
-    CONTAINER_ID, Endpoint, EntryKey, ExecutableKey, MAX_ENDPOINTS, MAX_ENTRIES, MAX_EXECUTABLES, MAX_GRANTS, Question,
+    CONTAINER_ID, Door, Endpoint, EntryKey, ExecutableKey, MAX_ENDPOINTS, MAX_ENTRIES, MAX_EXECUTABLES, MAX_GRANTS, Question,
     Settings, UNIX_PATH,
 };
 
@@ -112,6 +112,14 @@ pub static PROTECTED: HashMap<[u8; UNIX_PATH], u32, 64> = HashMap::new();
 /// Remote MCP servers that client configs name.
 #[btf_map]
 pub static ENDPOINTS: HashMap<Endpoint, u32, { MAX_ENDPOINTS as usize }> = HashMap::new();
+
+/// Where the daemon itself serves, while it does.
+#[btf_map]
+pub static DOOR: Array<Door, 1> = Array::new();
+
+/// Connections to the door, and since when the one stood open that they were made to.
+#[btf_map]
+pub static KNOCKED: LruHashMap<Dialogue, u64, 4096> = LruHashMap::new();
 
 /// What was sent so far of something that may become MCP.
 #[btf_map]

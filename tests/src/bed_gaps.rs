@@ -23,6 +23,9 @@ const TRACEPOINT: &[(&str, &[&str])] = &[
         &[
             "below_a_client_mcp_over_http_on_this_host_is_refused",
             "below_a_client_mcp_over_http_on_this_host_is_reported_and_left_alone",
+            "below_a_client_the_doors_port_elsewhere_is_refused",
+            "below_a_client_a_connection_from_before_the_door_is_refused",
+            "a_port_that_was_the_doors_is_no_door_when_the_daemon_was_killed",
         ],
     ),
     ("terminals are only looked at below an MCP client", &["no_shape_of_stdio_hides_the_handshake"]),

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
-use self::source::{Kind, Notice, Signal, Signals, Source};
+use self::source::{Kind, Notice, Parts, Signal, Signals, Source};
 use super::AdmissionError;
 use super::clients::{Cache, ClientFile, Scan, homes_of_host, scan_with};
 
@@ -89,7 +89,15 @@ impl ClientWatch {
 
     /// Exactly these homes and projects, and the host's managed files.
     pub fn of(homes: Vec<PathBuf>, projects: Vec<PathBuf>, run_dir: &Path) -> Result<Self, AdmissionError> {
-        let (source, signals, failures) = Source::start();
+        Self::with(Source::start(), homes, projects, run_dir)
+    }
+
+    fn with(
+        (source, signals, failures): Parts,
+        homes: Vec<PathBuf>,
+        projects: Vec<PathBuf>,
+        run_dir: &Path,
+    ) -> Result<Self, AdmissionError> {
         for failure in &failures {
             tracing::warn!("{failure}");
         }

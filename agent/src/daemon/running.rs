@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{App, clients, write_down};
+use crate::audit::{Entry, Kind, Outcome};
 use crate::kernel::{EventKind, KernelEvent};
 
 /// How often what is held is looked after, while anything is.
@@ -42,7 +43,6 @@ fn forgotten(app: &App) -> Vec<KernelEvent> {
 
 /// Keeps what is held still, and on record when the event of it was lost.
 pub(super) async fn follow_held(app: Arc<App>, cancel: CancellationToken) {
-    let mut lost = 0;
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -51,28 +51,36 @@ pub(super) async fn follow_held(app: Arc<App>, cancel: CancellationToken) {
         let looked = tokio::task::spawn_blocking({
             let app = app.clone();
             move || {
-                let now = app.kernel.lost_events();
-                if now != lost {
+                let (lost, told) = app.kernel.lost_events();
+                if lost > told {
                     app.shadows.look_again();
+                    tell_of_lost(&app, lost, told);
                 }
-                (now, forgotten(&app))
+                forgotten(&app)
             }
         })
         .await;
         match looked {
-            Ok((now, events)) => {
-                if now > lost {
-                    tracing::warn!(
-                        lost = now - lost,
-                        "events of the kernel were lost; the verdicts stood all the same"
-                    );
-                }
-                lost = now;
-                for event in events {
-                    write_down(&app, event).await;
-                }
-            }
+            Ok(events) => write_down(&app, events).await,
             Err(e) => tracing::error!("looking after the held processes failed: {e}"),
         }
+    }
+}
+
+/// Says once, whichever daemon it was that could not keep up, that the log has a gap.
+fn tell_of_lost(app: &App, lost: u64, told: u64) {
+    let count = lost - told;
+    tracing::warn!(lost = count, "events of the kernel were lost; the verdicts stood all the same");
+    let entry = Entry::new(Kind::Kernel, Outcome::Observed, "kernel")
+        .reason(format!(
+            "{count} events of the kernel are not on record: there was no room for them; the verdicts stood"
+        ))
+        .detail(serde_json::json!({"lost_events": count}));
+    // Told again where it could not be written.
+    if let Err(e) = app.audit.record(entry) {
+        return tracing::error!("that events were lost cannot be written down: {e}");
+    }
+    if let Err(e) = app.kernel.told_of_lost(lost) {
+        tracing::error!("{e}");
     }
 }

@@ -91,6 +91,8 @@ impl KernelEvent {
 pub(super) enum DecodeError {
     #[error("the event has {0} bytes, fewer than its head")]
     Short(usize),
+    #[error("the event has the format {0} of another version")]
+    Format(u32),
     #[error("the event's kind {0} is unknown")]
     Kind(u8),
 }
@@ -98,6 +100,9 @@ pub(super) enum DecodeError {
 /// Reads one ring buffer entry. `boot` is the time of the boot clock's zero.
 pub(super) fn decode(bytes: &[u8], boot: Timestamp) -> Result<KernelEvent, DecodeError> {
     let head = raw::Head::read(bytes).ok_or(DecodeError::Short(bytes.len()))?;
+    if head.format != raw::FORMAT {
+        return Err(DecodeError::Format(head.format));
+    }
     let argv = &bytes[size_of::<raw::Head>()..];
     let argv = &argv[..argv.len().min(head.argv_length as usize)];
     let kind = match head.kind {
@@ -219,6 +224,11 @@ fn address(head: &raw::Head) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn set_format(bytes: &mut [u8]) {
+        let at = std::mem::offset_of!(raw::Head, format);
+        bytes[at..at + 4].copy_from_slice(&raw::FORMAT.to_ne_bytes());
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_an_event_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..9000)) {
@@ -231,6 +241,7 @@ mod tests {
             kind in 1u8..=4,
         ) {
             bytes[std::mem::offset_of!(raw::Head, kind)] = kind;
+            set_format(&mut bytes);
             proptest::prop_assert!(decode(&bytes, Timestamp::UNIX_EPOCH).is_ok());
         }
 
@@ -241,6 +252,7 @@ mod tests {
             let joined: Vec<u8> = argv.iter().flat_map(|word| word.bytes().chain([0])).collect();
             let at = std::mem::offset_of!(raw::Head, argv_length);
             bytes[at..at + 4].copy_from_slice(&(joined.len() as u32).to_ne_bytes());
+            set_format(&mut bytes);
             bytes.extend(joined);
             proptest::prop_assert_eq!(decode(&bytes, Timestamp::UNIX_EPOCH).unwrap().argv, argv);
         }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::RingBuf;
-use lazaret_common::hook::LOST_EVENTS;
+use aya::maps::{Map, MapData};
+use lazaret_common::hook::LOST_AND_TOLD;
 use lazaret_common::label::{Label, TRUSTED};
 use lazaret_common::plain::Plain as _;
 use lazaret_common::settings::{CONTAINER_ID, EntryKey, MAX_ENTRIES, MODE_ENFORCE, MODE_HOLD, MODE_OBSERVE, Settings};
@@ -20,18 +20,16 @@ use tokio::sync::mpsc;
 
 use super::candidates::Watcher;
 use super::entries::LeftOut;
-use super::events::Reader;
+use super::events::{Batch, Reader};
 use super::hooks::Role;
 use super::load::Loaded;
 use super::trust::Executable;
 use super::{
-    Backend, ConfigEntry, KernelError, KernelEvent, KernelReport, KernelSettings, catalogue, endpoints, entries,
-    events, hold, load, maps, pin, prove, report, scope, sys, trust,
+    Backend, ConfigEntry, KernelError, KernelReport, KernelSettings, catalogue, endpoints, entries, events, hold, load,
+    maps, pin, prove, report, scope, sys, trust,
 };
 use crate::config::{Evidence, Mode};
 
-/// Events that wait for the daemon; behind them the ring buffer fills.
-const QUEUE: usize = 4096;
 /// Seconds after which a launch grant that no container took is void.
 const GRANT_SECONDS: i64 = 120;
 
@@ -66,13 +64,13 @@ pub(super) struct Active {
 impl Guard {
     /// Loads, attaches and proves what this kernel takes. Where it takes nothing, the guard is
     /// there all the same and its report says why; only a scope that cannot be is an error.
-    pub fn start(settings: KernelSettings) -> Result<(Self, mpsc::Receiver<KernelEvent>), KernelError> {
+    pub fn start(settings: KernelSettings) -> Result<(Self, mpsc::Receiver<Batch>), KernelError> {
         let mut written = Settings::default();
         scope::apply(&settings.scope, &mut written)?;
         modes(&mut written, settings.mode, &settings.evidence);
         written.below_clients =
             if settings.connect_below_clients == Mode::Enforce { MODE_ENFORCE } else { MODE_OBSERVE };
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(1);
         let bad_events = Arc::new(AtomicU64::new(0));
         let mut active = Active {
             loaded: None,
@@ -219,9 +217,25 @@ impl Guard {
         Ok(map.get(pidfd.as_fd()).map_err(failed)?.and_then(|bytes| Label::read(&bytes)))
     }
 
-    /// Events that the ring buffer had no room for.
-    pub fn lost_events(&self) -> u64 {
-        self.active().loaded.as_ref().map_or(0, |loaded| maps::counter(&loaded.ebpf, LOST_EVENTS))
+    /// Events that are on no record, and how many of them were told of, by whichever daemon.
+    pub fn lost_events(&self) -> (u64, u64) {
+        let active = self.active();
+        active
+            .loaded
+            .as_ref()
+            .map_or((0, 0), |loaded| (maps::lost(&loaded.ebpf), maps::counter(&loaded.ebpf, LOST_AND_TOLD)))
+    }
+
+    /// So many lost events were told of.
+    pub fn told_of_lost(&self, count: u64) -> Result<(), KernelError> {
+        let mut active = self.active();
+        let Some(loaded) = active.loaded.as_mut() else { return Ok(()) };
+        let map = loaded.ebpf.map_mut(maps::COUNTERS).ok_or_else(|| maps::missing(maps::COUNTERS))?;
+        maps::set_counter(map, LOST_AND_TOLD, count)
+    }
+
+    pub(super) fn below_clients(&self) -> Mode {
+        self.settings.connect_below_clients
     }
 
     pub(super) fn scope(&self) -> &crate::config::Scope {
@@ -237,10 +251,12 @@ impl Guard {
     /// knew, both do.
     pub fn settle(&self) -> Result<(), KernelError> {
         let active = self.active();
-        match active.loaded.as_ref().filter(|_| self.settings.pin && active.not_pinned.is_none()) {
-            Some(loaded) => pin::settle(&self.settings.bpf_dir, &loaded.hooks),
-            None => Ok(()),
-        }
+        let Some(loaded) = active.loaded.as_ref().filter(|_| self.settings.pin && active.not_pinned.is_none()) else {
+            return Ok(());
+        };
+        pin::settle(&self.settings.bpf_dir, &loaded.hooks)?;
+        // What is attached on demand went with the links of the daemon before: it bears the same names.
+        active.watcher.as_ref().map_or(Ok(()), |watcher| watcher.pin(&self.settings.bpf_dir))
     }
 
     /// An MCP client was started.
@@ -309,11 +325,29 @@ impl Active {
     fn start(
         &mut self,
         settings: &KernelSettings,
-        sender: mpsc::Sender<KernelEvent>,
+        sender: mpsc::Sender<Batch>,
         bad: Arc<AtomicU64>,
     ) -> Result<(), String> {
         let pins = self.pins.is_some().then_some(settings.bpf_dir.as_path());
-        let mut loaded = load::load(pins)?;
+        // Before all that takes its time: what a daemon before has pinned goes on reporting meanwhile.
+        let waiting = pins.and_then(events::pinned);
+        let read = |map: &MapData| {
+            events::start(map, pins, sender, bad).map_err(|e| format!("cannot read the kernel's events: {e}"))
+        };
+        let mut loaded = match waiting {
+            Some(map) => {
+                self.reader = Some(read(&map)?);
+                load::load(pins)?
+            }
+            None => {
+                let loaded = load::load(pins)?;
+                let Some(Map::RingBuf(map)) = loaded.ebpf.map(events::EVENTS) else {
+                    return Err("the object has no ring buffer".into());
+                };
+                self.reader = Some(read(map)?);
+                loaded
+            }
+        };
         loaded.attach(&[Role::Exec, Role::ThreadExec, Role::Tamper, Role::Handshake, Role::DenyConnect, Role::Hold]);
         prove::prove(&mut loaded);
         if !loaded.is_proven(Role::ThreadExec) {
@@ -350,6 +384,11 @@ impl Active {
             loaded.attach(&[Role::ModifySend]);
             prove::prove(&mut loaded);
         }
+        let sends = loaded.is_proven(Role::DenySend) || loaded.is_proven(Role::ModifySend);
+        if sends && settings.connect_below_clients == Mode::Enforce {
+            loaded.attach(&[Role::DoorEnd]);
+            prove::prove(&mut loaded);
+        }
         if !loaded.is_proven(Role::Handshake) {
             self.watch(&mut loaded, &settings.scope);
         }
@@ -364,10 +403,6 @@ impl Active {
             return Err(format!("exec cannot be guarded: {}", why.join("; ")));
         }
         self.fill(&mut loaded, settings).map_err(|e| e.to_string())?;
-        let ring = loaded.ebpf.take_map("EVENTS").ok_or("the object has no ring buffer")?;
-        let ring = RingBuf::try_from(ring).map_err(|e| load::chain(&e))?;
-        self.reader =
-            Some(events::start(ring, sender, bad).map_err(|e| format!("cannot start the event thread: {e}"))?);
         maps::settings(&mut loaded.ebpf, &self.written).map_err(|e| e.to_string())?;
         if let Some(dir) = pins {
             hold::carry_labels(dir, &loaded);
@@ -465,7 +500,7 @@ fn modes(settings: &mut Settings, mode: Mode, evidence: &BTreeMap<Evidence, Mode
     settings.modes = [of(Evidence::Config), of(Evidence::Catalogue), of(Evidence::Handshake), of(Evidence::Connect)];
 }
 
-fn set_flags(loaded: &Loaded, pid: u32, set: u32, clear: u32) -> Result<(), KernelError> {
+pub(super) fn set_flags(loaded: &Loaded, pid: u32, set: u32, clear: u32) -> Result<(), KernelError> {
     let failed = |source| KernelError::Signal { pid, source };
     let map = maps::labels(&loaded.ebpf).ok_or_else(|| maps::missing(load::LABELS))?;
     let pidfd = sys::pidfd_open(pid).map_err(failed)?;

@@ -26,6 +26,8 @@ pub(super) enum Role {
     DenySend,
     /// As `ModifyConnect`.
     ModifySend,
+    /// Hears when the daemon ends; only where sending to its own HTTP would be denied.
+    DoorEnd,
     /// Ends a task that connects; only where nothing can deny.
     KillConnect,
     /// Denies inet connects by cgroup; only where nothing better was proven.
@@ -83,6 +85,7 @@ const EXEC: &[&str] = &[
     "inode_sb",
     "sb_dev",
 ];
+const DOOR: &[&str] = &["task_group_leader", "netns_", "socket_", "sk_common", "inode_ino"];
 const UNIX: &[&str] = &["task_group_leader", "task_mm", "unix_addr"];
 const SEND: &[&str] = &[
     "task_group_leader",
@@ -212,6 +215,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec(Hook::UnixConnect, "unix_connect", "fmod_ret", &["security_unix_stream_connect"], Role::ModifyConnect, UNIX),
     spec(Hook::SocketSend, "socket_send", "lsm", &["socket_sendmsg"], Role::DenySend, SEND),
     spec(Hook::SocketSend, "socket_send", "fmod_ret", &["security_socket_sendmsg"], Role::ModifySend, SEND),
+    spec(Hook::DoorEnd, "door_end", "tp_btf", &["sched_process_exit"], Role::DoorEnd, DOOR),
     spec(Hook::ConnectFentry, "connect_fentry", "fentry", &["security_socket_connect"], Role::KillConnect, TASK),
     spec(
         Hook::UnixConnectFentry,

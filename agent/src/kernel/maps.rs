@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
 use lazaret_common::catalogue::{Package, PackageKey};
-use lazaret_common::hook::Hook;
+use lazaret_common::hook::{Hook, LOST_BY_READERS, LOST_EVENTS};
 use lazaret_common::label::Label;
 use lazaret_common::plain::Plain;
 use lazaret_common::settings::Settings;
@@ -15,6 +17,8 @@ use lazaret_common::settings::Settings;
 use super::KernelError;
 use super::load::LABELS;
 use super::sys::TaskMap;
+
+pub(super) const COUNTERS: &str = "COUNTERS";
 
 pub(super) fn failed(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |e| KernelError::Map { map, source: io::Error::other(super::load::chain(&e)) }
@@ -120,7 +124,46 @@ pub(super) fn skipped(ebpf: &Ebpf, program: &str) -> u64 {
 }
 
 pub(super) fn counter(ebpf: &Ebpf, slot: u32) -> u64 {
-    sum(ebpf, "COUNTERS", slot)
+    sum(ebpf, COUNTERS, slot)
+}
+
+/// Events that are on no record: for lack of room in the ring, or because a daemon was killed that had them.
+pub(super) fn lost(ebpf: &Ebpf) -> u64 {
+    counter(ebpf, LOST_EVENTS) + counter(ebpf, LOST_BY_READERS)
+}
+
+/// Makes a counter stand for `count`, of all processors together.
+pub(super) fn set_counter(map: &mut Map, slot: u32, count: u64) -> Result<(), KernelError> {
+    let io_failed = |source| KernelError::Map { map: COUNTERS, source };
+    let mut array = PerCpuArray::<_, u64>::try_from(map).map_err(failed(COUNTERS))?;
+    let mut values = vec![0; nr_cpus().map_err(|(_, source)| io_failed(source))?];
+    if let Some(first) = values.first_mut() {
+        *first = count;
+    }
+    let values = PerCpuValues::try_from(values).map_err(io_failed)?;
+    array.set(slot, values, 0).map_err(failed(COUNTERS))
+}
+
+/// The pinned counters, for who has no object at hand.
+pub(super) struct Counters(Map);
+
+impl Counters {
+    pub(super) fn pinned(dir: &Path) -> Result<Self, KernelError> {
+        let map = MapData::from_pin(dir.join(COUNTERS)).and_then(Map::from_map_data).map_err(failed(COUNTERS))?;
+        Ok(Self(map))
+    }
+
+    pub(super) fn get(&self, slot: u32) -> u64 {
+        let array = PerCpuArray::<_, u64>::try_from(&self.0).and_then(|array| array.get(&slot, 0));
+        array.map_or(0, |values| values.iter().sum())
+    }
+
+    /// A count that cannot be written says less than there was.
+    pub(super) fn set(&mut self, slot: u32, count: u64) {
+        if let Err(e) = set_counter(&mut self.0, slot, count) {
+            tracing::error!("{e}");
+        }
+    }
 }
 
 pub(super) fn labels(ebpf: &Ebpf) -> Option<TaskMap<'_, { size_of::<Label>() }>> {

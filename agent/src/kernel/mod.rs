@@ -7,6 +7,7 @@
 mod btf;
 pub mod candidates;
 mod catalogue;
+mod door;
 pub mod endpoints;
 mod entries;
 mod event;
@@ -39,7 +40,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use crate::config::{Evidence, Mode, Scope};
+pub use door::OpenDoor;
 pub use event::{Action, Ancestor, EventKind, KernelEvent};
+pub use events::Batch;
 pub use guard::Guard;
 pub use pin::detach_pinned;
 pub use protect::protect_self;

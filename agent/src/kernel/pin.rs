@@ -39,9 +39,10 @@ pub(super) struct Shape {
 }
 
 /// Maps that the next daemon takes over. Labels, or approvals and shadows would be forgotten; the config
-/// entries, which the new daemon knows only after it has read the configs again; and the messages that were
-/// written and not yet read.
-pub(super) const TAKEN_OVER: &[&str] = &[LABELS, "ENTRIES", "ENTRY_LENGTHS", "CHANNELS", "PARTIALS", "NOTED"];
+/// entries, which the new daemon knows only after it has read the configs again; the messages that were
+/// written and not yet read; and what no daemon has written down yet, with the count of what had no room there.
+pub(super) const TAKEN_OVER: &[&str] =
+    &[LABELS, "ENTRIES", "ENTRY_LENGTHS", "CHANNELS", "PARTIALS", "NOTED", "EVENTS", "COUNTERS"];
 
 /// Makes `dir` in a bpffs and checks that only root can write there. Says whether maps of an
 /// earlier daemon are in it.
@@ -119,8 +120,8 @@ pub(super) fn link_path(dir: &Path, program: &str) -> PathBuf {
 pub(super) fn links(dir: &Path, hooks: &mut [Attached]) -> Result<(), KernelError> {
     let failed = |reason: String| KernelError::Pin { path: dir.into(), reason };
     for hook in hooks.iter_mut() {
-        // A candidate must not wait for a daemon that has gone.
-        if hook.spec.role == Role::Candidates {
+        // A candidate must not wait for a daemon that has gone, and a door is closed when its daemon ends.
+        if matches!(hook.spec.role, Role::Candidates | Role::DoorEnd) {
             continue;
         }
         let Some(link) = hook.link.take() else { continue };

@@ -49,7 +49,9 @@ fn lsm_list() -> String {
 
 fn fire(hook: Hook) -> io::Result<()> {
     match hook {
-        Hook::Exec | Hook::Fork | Hook::TaskAlloc | Hook::PrepareExec | Hook::PrepareExecFentry => run_something(),
+        Hook::Exec | Hook::Fork | Hook::TaskAlloc | Hook::PrepareExec | Hook::PrepareExecFentry | Hook::DoorEnd => {
+            run_something()
+        }
         // Who may read that of another process is asked the same question as who wants to write into it.
         Hook::Ptrace => std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).map(drop),
         Hook::PipeWrite | Hook::PipeRead => {

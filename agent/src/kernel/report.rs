@@ -1,6 +1,5 @@
 //! What the guard says about itself: which hooks were proven, what it can and cannot stop, and why.
 
-use lazaret_common::hook::LOST_EVENTS;
 use serde::Serialize;
 
 use super::candidates::{self, OnDemand, Watcher};
@@ -42,7 +41,8 @@ pub struct KernelReport {
     /// Plain sentences.
     pub can: Vec<String>,
     pub cannot: Vec<String>,
-    /// Events that the ring buffer had no room for; their verdicts stood all the same.
+    /// Events that are on no record: the ring buffer had no room for them, or a daemon was killed that had taken them
+    /// out early. Their verdicts stood all the same.
     pub lost_events: u64,
     /// Events that did not decode.
     pub bad_events: u64,
@@ -73,7 +73,7 @@ pub(super) fn of(active: &Active, settings: &KernelSettings, bad_events: u64) ->
         kernel: sys::kernel_release(),
         mode: active.mode,
         scope: settings.scope.clone(),
-        lost_events: loaded.map_or(0, |loaded| maps::counter(&loaded.ebpf, LOST_EVENTS)),
+        lost_events: loaded.map_or(0, |loaded| maps::lost(&loaded.ebpf)),
         bad_events,
         pinned: loaded.is_some_and(|loaded| loaded.hooks.iter().any(|hook| hook.pinned)),
         took_over: active.took_over,
@@ -173,6 +173,10 @@ fn connects(loaded: &Loaded, can: &mut Vec<String>, cannot: &mut Vec<String>) {
     }
     if loaded.is_proven(Role::DenySend) || loaded.is_proven(Role::ModifySend) {
         can.push("see MCP that a process below an MCP client sends to a TCP port of this host".into());
+        if loaded.hooks.iter().any(|hook| hook.spec.role == Role::DoorEnd && !hook.proven) {
+            let why = why(loaded, Role::DoorEnd);
+            cannot.push(format!("tell this daemon's own HTTP from other servers below an MCP client: {why}"));
+        }
     } else {
         cannot.push(format!("see MCP over HTTP on this host: {}", why(loaded, Role::ModifySend)));
     }

@@ -124,11 +124,11 @@ impl Guard {
         })
     }
 
-    /// What an event would have said of a process that the kernel holds, for a record that was lost.
-    pub(super) fn describe_held(&self, flagged: &Flagged) -> Option<KernelEvent> {
+    /// What an event would have said of a process that the kernel has convicted, for a record that was lost.
+    pub(super) fn describe_flagged(&self, flagged: &Flagged) -> Option<KernelEvent> {
         let mut event = describe(flagged.process)?;
         event.evidence = event::evidence(flagged.told as u8);
-        event.action = Action::Held;
+        event.action = if flagged.held { Action::Held } else { Action::Observed };
         event.shadow = flagged.shadow;
         event.was_running = false;
         let argv = read_argv(flagged.process.pid)?;

@@ -5,6 +5,7 @@
 //! written loses evidence, never enforcement.
 
 mod clients;
+mod entries;
 mod process;
 mod record;
 
@@ -63,6 +64,13 @@ pub enum ShadowError {
     Audit(#[from] AuditError),
 }
 
+/// An event, and what is known of its process beside it.
+struct Seen<'e> {
+    event: &'e KernelEvent,
+    process: SeenProcess,
+    source: Option<ConfigSource>,
+}
+
 pub struct Shadows {
     store: Arc<Store>,
     audit: Arc<AuditLog>,
@@ -75,6 +83,8 @@ pub struct Shadows {
     trees: Mutex<HashMap<u32, HashMap<u64, String>>>,
     /// Something is held, as far as is known.
     holding: AtomicBool,
+    /// An event was lost that nobody has looked for.
+    lost: AtomicBool,
     digests: process::Digests,
     /// Records made since the start.
     created: AtomicUsize,
@@ -91,6 +101,7 @@ impl Shadows {
             denied: RwLock::default(),
             trees: Mutex::default(),
             holding: AtomicBool::new(true),
+            lost: AtomicBool::new(false),
             digests: process::Digests::default(),
             created: AtomicUsize::new(0),
         }
@@ -149,46 +160,68 @@ impl Shadows {
         }
     }
 
-    /// Writes down what the kernel saw. Returns the record, if the event convicts something.
-    pub fn record(&self, event: &KernelEvent) -> Result<Option<ShadowSpawn>, ShadowError> {
-        if event.kind == EventKind::Client {
-            return Ok(None);
-        }
-        let source = event.config_entry.and_then(|id| {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            known.named_by(id, event.uid).map(|named| named.source.clone())
-        });
-        let id = self.record_id(event, source.as_ref());
-        let seen = process::seen(event);
-        let shadow = self.store.update(&id, |before: Option<ShadowSpawn>| {
-            let mut shadow = before.unwrap_or_else(|| new_record(&id, event));
-            merge(&mut shadow, event, seen, source);
-            Ok::<_, ShadowError>((Some(shadow.clone()), shadow))
-        })?;
-        if shadow.first_seen == event.at {
-            self.make_room()?;
-        }
-        let detail = serde_json::json!({
-            "shadow": shadow.id, "evidence": event.evidence, "pid": event.pid, "uid": event.uid,
-            "exe": event.exe, "argv_count": event.argv.len(), "client": shadow.client,
-            "address": event.address,
-        });
-        let mut entry = Entry::new(Kind::Kernel, outcome(event.action), "kernel").detail(detail);
-        if let Some(server) = &shadow.server {
-            entry = entry.server(server);
-        }
-        self.audit.record(entry)?;
-        // A denial needs no second look: what the kernel only holds ends, not an instruction of it ran.
-        // One that is gone by now has no start time, and its pid may be somebody else's.
-        if event.action == Action::Held {
-            self.holding.store(true, Ordering::Relaxed);
-            if shadow.state == ShadowState::Denied
-                && let Some(process) = seen.process()
-            {
-                self.kill_all(&shadow, &[process], &HashSet::from([event.shadow]))?;
+    /// Writes down what the kernel saw, however much it is, in a few transactions. Returns the records of what convicts
+    /// something, each with the last event of it.
+    pub fn record_all<'e>(
+        &self,
+        events: &'e [KernelEvent],
+    ) -> Result<Vec<(ShadowSpawn, &'e KernelEvent)>, ShadowError> {
+        let mut ids: Vec<String> = Vec::new();
+        let mut seen: Vec<Vec<Seen<'e>>> = Vec::new();
+        for event in events.iter().filter(|event| event.kind != EventKind::Client) {
+            let source = event.config_entry.and_then(|id| {
+                let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+                known.named_by(id, event.uid).map(|named| named.source.clone())
+            });
+            let id = self.record_id(event, source.as_ref());
+            let one = Seen { event, process: process::seen(event), source };
+            match ids.iter().position(|known| *known == id) {
+                Some(at) => seen[at].push(one),
+                None => {
+                    ids.push(id);
+                    seen.push(vec![one]);
+                }
             }
         }
-        Ok(Some(shadow))
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut shadows: Vec<ShadowSpawn> = Vec::new();
+        self.store.update_all(&ids, |at, before: Option<ShadowSpawn>| {
+            let mut shadow = before.unwrap_or_else(|| new_record(&ids[at], seen[at][0].event));
+            for one in &seen[at] {
+                merge(&mut shadow, one.event, one.process, one.source.clone());
+            }
+            shadows.push(shadow.clone());
+            Ok::<_, ShadowError>(shadow)
+        })?;
+        let mut recorded = Vec::new();
+        for (shadow, seen) in shadows.into_iter().zip(seen) {
+            if shadow.first_seen == seen[0].event.at {
+                self.make_room()?;
+            }
+            for entry in entries::of(&shadow, &seen) {
+                self.audit.record(entry)?;
+            }
+            for one in seen.iter().filter(|one| one.event.action == Action::Held) {
+                self.look_after(&shadow, one)?;
+            }
+            let last = seen.last().map(|one| one.event);
+            recorded.extend(last.map(|event| (shadow, event)));
+        }
+        Ok(recorded)
+    }
+
+    /// A denial needs no second look: what the kernel only holds ends, not an instruction of it ran.
+    /// One that is gone by now has no start time, and its pid may be somebody else's.
+    fn look_after(&self, shadow: &ShadowSpawn, held: &Seen<'_>) -> Result<(), ShadowError> {
+        self.holding.store(true, Ordering::Relaxed);
+        if shadow.state == ShadowState::Denied
+            && let Some(process) = held.process.process()
+        {
+            self.kill_all(shadow, &[process], &HashSet::from([held.event.shadow]))?;
+        }
+        Ok(())
     }
 
     /// Whoever starts things with ever new arguments fills no disk.
@@ -278,14 +311,16 @@ impl Shadows {
     }
 
     /// Looks after what the kernel holds: stops again what somebody made run, and returns an event for each
-    /// process that no record knows: its event was lost, or the records were.
+    /// process that no record knows: its event was lost, or the records were. After a loss, also for each other
+    /// convicted one that lives.
     pub fn forgotten(&self) -> Result<Vec<KernelEvent>, ShadowError> {
-        if !self.holding.load(Ordering::Relaxed) {
+        let lost = self.lost.swap(false, Ordering::Relaxed);
+        if !lost && !self.holding.load(Ordering::Relaxed) {
             return Ok(Vec::new());
         }
-        let held: Vec<Flagged> = self.guard.flagged().into_iter().filter(|flagged| flagged.held).collect();
-        if held.is_empty() {
-            self.holding.store(false, Ordering::Relaxed);
+        let (held, mut running): (Vec<Flagged>, Vec<Flagged>) = self.guard.flagged().into_iter().partition(|f| f.held);
+        self.holding.store(!held.is_empty(), Ordering::Relaxed);
+        if held.is_empty() && (running.is_empty() || !lost) {
             return Ok(Vec::new());
         }
         for flagged in held.iter().filter(|flagged| !flagged.stopped) {
@@ -296,13 +331,19 @@ impl Shadows {
         let all = self.list()?;
         let known: HashSet<Process> =
             all.iter().flat_map(|s| s.processes.iter().filter(|p| p.held).filter_map(SeenProcess::process)).collect();
-        let unknown = held.iter().filter(|flagged| !known.contains(&flagged.process));
-        Ok(unknown.filter_map(|flagged| self.guard.describe_held(flagged)).collect())
+        let mut unknown: Vec<&Flagged> = held.iter().filter(|flagged| !known.contains(&flagged.process)).collect();
+        if lost {
+            // A tree has one number: who began it stands for all.
+            let mut numbers: HashSet<u64> = all.iter().flat_map(|s| s.processes.iter().map(|p| p.shadow)).collect();
+            running.sort_by_key(|flagged| flagged.process.started);
+            unknown.extend(running.iter().filter(|flagged| numbers.insert(flagged.shadow)));
+        }
+        Ok(unknown.into_iter().filter_map(|flagged| self.guard.describe_flagged(flagged)).collect())
     }
 
-    /// An event was lost: perhaps one of a process that is held.
+    /// An event was lost: perhaps one of a process that is held, or that runs.
     pub fn look_again(&self) {
-        self.holding.store(true, Ordering::Relaxed);
+        self.lost.store(true, Ordering::Relaxed);
     }
 
     /// The kernel's numbers for the process trees of a record.
@@ -434,15 +475,6 @@ impl Shadows {
             trees.insert(event.shadow, id.clone());
         }
         id
-    }
-}
-
-fn outcome(action: Action) -> Outcome {
-    match action {
-        Action::Observed => Outcome::Observed,
-        Action::Held => Outcome::Held,
-        Action::Killed => Outcome::Killed,
-        Action::Denied => Outcome::Blocked,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The system calls that neither std nor aya wraps. With `admission::watch::sys`, the only unsafe code of this crate.
 #![expect(unsafe_code, reason = "raw bpf(2), pidfds and mounts have no safe wrapper here")]
 
+pub(super) mod ring;
+
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};

@@ -164,6 +164,28 @@ impl Store {
         Ok(answer)
     }
 
+    /// As [`Store::update`] with several records, in one transaction: `change` gets each key of `keys` in turn.
+    pub fn update_all<R: Record, E: From<StoreError>>(
+        &self,
+        keys: &[String],
+        mut change: impl FnMut(usize, Option<R>) -> Result<R, E>,
+    ) -> Result<(), E> {
+        let write = self.begin_write().map_err(E::from)?;
+        {
+            let mut table = write.open_table(table::<R>()).map_err(StoreError::from)?;
+            for (i, key) in keys.iter().enumerate() {
+                let before = match table.get(key.as_str()).map_err(StoreError::from)? {
+                    Some(value) => Some(decode(key, value.value())?),
+                    None => None,
+                };
+                let after = change(i, before)?;
+                table.insert(after.key().as_str(), encode(&after)?.as_slice()).map_err(StoreError::from)?;
+            }
+        }
+        write.commit().map_err(StoreError::from)?;
+        Ok(())
+    }
+
     /// Appends entries to the audit log; `make` gets the sequence number, the first is 1.
     pub fn append_log(&self, make: impl FnOnce(u64) -> Vec<u8>) -> Result<u64, StoreError> {
         let write = self.begin_write()?;

@@ -92,3 +92,22 @@ fn a_truncated_file_is_refused_and_keeps_its_bytes() {
         assert!(std::fs::read(&path).unwrap() == whole[..keep], "{keep}: the bytes were changed");
     }
 }
+
+#[test]
+fn several_records_change_together_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("s")).unwrap();
+    store.put(&thing("a", 1)).unwrap();
+    let keys = ["a".to_owned(), "b".to_owned()];
+    let add = |i: usize, before: Option<Thing>| -> Result<Thing, StoreError> {
+        Ok(thing(&keys[i], before.map_or(0, |thing| thing.n) + 10))
+    };
+    store.update_all(&keys, add).unwrap();
+    assert_eq!(store.list::<Thing>().unwrap(), [thing("a", 11), thing("b", 10)]);
+    let fail = |i: usize, before: Option<Thing>| match i {
+        0 => add(i, before),
+        _ => Err(StoreError::Io { path: "x".into(), source: std::io::ErrorKind::Other.into() }),
+    };
+    assert!(store.update_all(&keys, fail).is_err());
+    assert_eq!(store.list::<Thing>().unwrap(), [thing("a", 11), thing("b", 10)]);
+}

@@ -3,7 +3,8 @@
 //! `connector --job FILE`: each line of it is `WAY TARGET OUTCOME-FILE`. The command line stays the same whatever the
 //! job is, so that a client config can name it. Ways: `unix`, `relative`, `uring` and `sqpoll` to a UNIX socket;
 //! `tcp`, `udp` and `fastopen` to an address; `http:MESSAGE`, `split:MESSAGE` and `bytes:MESSAGE` send a message of
-//! `messages.rs` to an HTTP server, whole, headers and body apart, or byte by byte.
+//! `messages.rs` to an HTTP server, whole, headers and body apart, or byte by byte; `late:MESSAGE` makes the file
+//! `LATE_CONNECTED` when it has a connection, and sends when there is a file `LATE_GO`.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -11,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use lazaret_tests::guest::connect_requests::request;
-use lazaret_tests::uring;
+use lazaret_tests::guest::connect_requests::{LATE_CONNECTED, LATE_GO, request};
+use lazaret_tests::{poll, uring};
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -54,6 +55,11 @@ fn http(way: &str, message: &str, address: SocketAddr) -> io::Result<()> {
     let (head, body) = request(message).ok_or_else(|| io::Error::other(format!("there is no request {message:?}")))?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_nodelay(true)?;
+    if way == "late" {
+        std::fs::write(LATE_CONNECTED, "")?;
+        poll(Duration::from_secs(900), || Path::new(LATE_GO).exists().then_some(()))
+            .ok_or_else(|| io::Error::other("nobody said go"))?;
+    }
     match way {
         "split" => {
             stream.write_all(head.as_bytes())?;
@@ -67,7 +73,14 @@ fn http(way: &str, message: &str, address: SocketAddr) -> io::Result<()> {
         _ => stream.write_all(&[head.as_bytes(), &body].concat())?,
     }
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let mut buffer = [0; 4096];
+    // A server may keep the connection.
+    while !answer.contains("\r\n\r\n") {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            count => answer.push_str(&String::from_utf8_lossy(&buffer[..count])),
+        }
+    }
     if answer.starts_with("HTTP/1.1 200") {
         Ok(())
     } else {

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use super::bench::{Start, install, trace};
 use super::daemon::{self, Daemon, Options};
+use super::door;
 use super::report::{Check, Report, ensure};
 
-const SCOPE: &str = "/sys/fs/cgroup/connect";
-const CONFIG: &str = "[kernel]\nconnect_below_clients = \"enforce\"\n[kernel.evidence]\nconnect = \"enforce\"\n";
+pub(super) const SCOPE: &str = "/sys/fs/cgroup/connect";
+const CONFIG: &str = "[http]\nlisten = \"127.0.0.1:4997\"\n[kernel]\nconnect_below_clients = \"enforce\"\n[kernel.evidence]\nconnect = \"enforce\"\n";
 const REFUSED: &str = "Operation not permitted (os error 1)";
 
 const ENGINE: &str = "/run/podman/podman.sock";
@@ -80,11 +81,13 @@ pub fn session(report: &mut Report) {
     if let Err(why) = prepare() {
         return report.failed("the_guest_has_engines_and_servers", &why);
     }
+    let early = door::Early::begin();
     let options = Options { name: "connect", mode: "observe", scope: &format!("cgroup:{SCOPE}"), config: Some(CONFIG) };
     daemon::session(report, &options, |report, daemon| {
         engines(report, daemon);
         network(report);
         below_clients(report, daemon);
+        door::checks(report, daemon, early);
     });
 }
 
@@ -172,7 +175,7 @@ pub fn reported(report: &mut Report, daemon: &Daemon) {
     check("below_a_client_mcp_over_http_on_this_host_is_reported_and_left_alone", &[("http:initialize", HTTP)]);
 }
 
-fn refused(way: &str, target: &str, outcome: &str) -> Check {
+pub(super) fn refused(way: &str, target: &str, outcome: &str) -> Check {
     ensure(outcome == REFUSED, || format!("{way} to {target} went {outcome:?}"))
 }
 
@@ -181,7 +184,7 @@ fn leads(way: &str, target: &str, outcome: &str) -> Check {
 }
 
 const FLAGGED: &str = "/opt/bin/configured-connector";
-const HONEST: &str = "/opt/bin/honest-connector";
+pub(super) const HONEST: &str = "/opt/bin/honest-connector";
 const JOB: &str = "/tmp/connect.job";
 
 /// A client config names this one, so that its start is evidence against it.
@@ -199,12 +202,12 @@ fn honest(way: &str, target: &str) -> Result<String, String> {
     through(&[HONEST], Some(SCOPE), way, target)
 }
 
-fn below_client(way: &str, target: &str) -> Result<String, String> {
+pub(super) fn below_client(way: &str, target: &str) -> Result<String, String> {
     through(&["/opt/bin/claude", "--send", "none", "--", HONEST], Some(SCOPE), way, target)
 }
 
 /// Runs `command` with a job for the connector; how that went. The connector must have come to its own end.
-fn through(command: &[&str], cgroup: Option<&str>, way: &str, target: &str) -> Result<String, String> {
+pub(super) fn through(command: &[&str], cgroup: Option<&str>, way: &str, target: &str) -> Result<String, String> {
     let outcome = trace("connect.outcome");
     let _ = fs::remove_file(&outcome); // the last one's
     fs::write(JOB, format!("{way} {target} {outcome}\n")).map_err(|e| format!("cannot write {JOB}: {e}"))?;
@@ -266,7 +269,7 @@ fn engine(path: &str) -> std::io::Result<()> {
 }
 
 /// Answers each HTTP request with 200 once it is whole.
-fn serve(address: &str) -> std::io::Result<()> {
+pub(super) fn serve(address: &str) -> std::io::Result<()> {
     let listener = TcpListener::bind(address)?;
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -2,6 +2,10 @@
 
 use crate::messages::message;
 
+/// What the way `late` tells, and waits for.
+pub const LATE_CONNECTED: &str = "/tmp/late.connected";
+pub const LATE_GO: &str = "/tmp/late.go";
+
 /// Head and body of the request `name`.
 pub fn request(name: &str) -> Option<(String, Vec<u8>)> {
     let post = |headers: &str, body: Vec<u8>| {

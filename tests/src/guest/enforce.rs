@@ -202,6 +202,7 @@ fn benign(report: &mut Report, daemon: &mut Daemon) {
 
 fn orphaned(daemon: &mut Daemon, options: &Options<'_>) -> Check {
     install_tracer("/opt/bin/configured-orphan", "orphan")?;
+    let lost = lost_events(daemon)?;
     let mut tried = 0;
     let mut both_stop = |when: &str| -> Check {
         tried += 1;
@@ -236,6 +237,15 @@ fn orphaned(daemon: &mut Daemon, options: &Options<'_>) -> Check {
     started?;
     no_gap?;
     ensure(!traced("orphan"), || "one of many ran while the new daemon took over".into())?;
-    daemon.shadow(&format!("/opt/bin/orphan-{tried}"))?.has_evidence("handshake")?;
+    // Whoever saw it: the programs of the daemon that was killed, while nobody read, or the new one's.
+    for n in 1..=tried {
+        daemon.shadow(&format!("/opt/bin/orphan-{n}"))?.has_evidence("handshake")?;
+    }
+    ensure(lost_events(daemon)? == lost, || "events were lost".into())?;
     ensure(process("/opt/bin/configured-orphan", "").is_none(), || "one of them still lives".into())
+}
+
+fn lost_events(daemon: &Daemon) -> Result<u64, String> {
+    let status = daemon.json(&["status", "--json"])?;
+    find(&status, "lost_events").and_then(Value::as_u64).ok_or_else(|| format!("no lost events in {status}"))
 }

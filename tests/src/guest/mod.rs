@@ -15,6 +15,7 @@ mod cost;
 mod daemon;
 mod docker;
 mod docker_api;
+mod door;
 mod enforce;
 mod evasion;
 mod exec;

@@ -22,6 +22,8 @@ use serde::{Serialize, Serializer};
 
 pub use super::watch::ClientWatch;
 pub use places::homes_of_host;
+#[cfg(test)]
+pub(super) use scan::MAX_PROJECTS;
 pub use scan::scan;
 pub(super) use scan::{Cache, scan_with};
 

@@ -13,7 +13,7 @@ use super::{ClientFile, ClientServer, Format, Parsed, Scan, expand, plugins, vsc
 use crate::config;
 
 /// Projects that are looked at; those of the configuration come first.
-const MAX_PROJECTS: usize = 4096;
+pub(in crate::admission) const MAX_PROJECTS: usize = 4096;
 /// VS Code's profiles per home.
 const MAX_PROFILES: usize = 64;
 /// VS Code's recent folders per home.

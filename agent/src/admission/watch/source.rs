@@ -53,13 +53,18 @@ pub(super) struct Signals {
 
 /// What the thread that reads events must know.
 #[derive(Default)]
-struct Watched {
+pub(super) struct Watched {
     /// A directory may be known under several paths.
     dirs: HashMap<DirId, Vec<PathBuf>>,
     relevant: HashSet<PathBuf>,
 }
 
-type Shared = Arc<Mutex<Watched>>;
+pub(super) type Shared = Arc<Mutex<Watched>>;
+pub(super) type Lost = Arc<AtomicBool>;
+/// The group, and what ends its thread.
+pub(super) type Fanotify = std::io::Result<(Arc<Group>, UnixStream)>;
+/// A source, what comes out of it, and what could not be had.
+pub(super) type Parts = (Source, Signals, Vec<String>);
 
 pub(super) struct Source {
     group: Option<Arc<Group>>,
@@ -74,12 +79,17 @@ pub(super) struct Source {
 
 impl Source {
     /// Returns what could not be had as well.
-    pub(super) fn start() -> (Self, Signals, Vec<String>) {
+    pub(super) fn start() -> Parts {
+        Self::start_with(fanotify)
+    }
+
+    /// As [`Source::start`], where fanotify is had by `open`.
+    pub(super) fn start_with(open: impl FnOnce(&Shared, &SyncSender<Signal>, &Lost) -> Fanotify) -> Parts {
         let (sender, queue) = sync_channel(WAITING);
         let signals = Signals { queue, lost: Arc::default() };
         let watched = Shared::default();
         let mut failures = Vec::new();
-        let (group, stop) = match fanotify(&watched, &sender, &signals.lost) {
+        let (group, stop) = match open(&watched, &sender, &signals.lost) {
             Ok((group, stop)) => (Some(group), Some(stop)),
             Err(e) => {
                 failures.push(format!(
@@ -167,11 +177,7 @@ fn lock(watched: &Shared) -> MutexGuard<'_, Watched> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn fanotify(
-    watched: &Shared,
-    sender: &SyncSender<Signal>,
-    lost: &Arc<AtomicBool>,
-) -> std::io::Result<(Arc<Group>, UnixStream)> {
+fn fanotify(watched: &Shared, sender: &SyncSender<Signal>, lost: &Lost) -> Fanotify {
     let group = Arc::new(Group::open()?);
     let (stop, stopped) = UnixStream::pair()?;
     let (watched, sender, lost) = (watched.clone(), sender.clone(), lost.clone());

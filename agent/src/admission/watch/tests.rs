@@ -1,6 +1,7 @@
 //! The watch over real directories.
 
 use super::*;
+use crate::admission::clients::MAX_PROJECTS;
 
 const ENTRY: &str = r#"{"mcpServers":{"time":{"command":"uvx","args":["mcp-server-time"]}}}"#;
 
@@ -292,4 +293,59 @@ fn a_write_is_known_within_milliseconds() {
     }
     took.sort();
     eprintln!("from a write to the scan: median {:?}, worst {:?}", took[25], took[49]);
+}
+
+/// As on a host that refuses fanotify.
+fn by_inotify(homes: Vec<PathBuf>, projects: Vec<PathBuf>) -> ClientWatch {
+    let source = Source::start_with(|_, _, _| Err(std::io::ErrorKind::PermissionDenied.into()));
+    assert!(source.0.works() && source.2.len() == 1, "{:?}", source.2);
+    ClientWatch::with(source, homes, projects, Path::new("/run/lazaret")).unwrap()
+}
+
+#[test]
+fn inotify_alone_sees_what_appears_changes_and_goes_and_names_no_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path();
+    let watch = by_inotify(vec![home.into()], vec![]);
+    assert!(watch.current().warnings.iter().any(|warning| warning.contains("fanotify is refused")));
+    let mut changes = watch.changes();
+    let path = home.join(".claude.json");
+    std::fs::write(&path, ENTRY).unwrap();
+    wait_for(&watch, |scan| count(scan, home) == 1);
+    assert!(next_change(&mut changes).writers.is_empty());
+    std::fs::write(home.join("new"), ENTRY.replace("}}}", "},\"b\":{\"command\":\"b\"}}}")).unwrap();
+    std::fs::rename(home.join("new"), &path).unwrap();
+    wait_for(&watch, |scan| count(scan, home) == 2);
+    std::fs::remove_file(&path).unwrap();
+    wait_for(&watch, |scan| count(scan, home) == 0);
+    let deep = home.join(".config/Claude");
+    for _ in 0..2 {
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("claude_desktop_config.json"), ENTRY).unwrap();
+        wait_for(&watch, |scan| count(scan, home) == 1);
+        std::fs::remove_dir_all(home.join(".config")).unwrap();
+        wait_for(&watch, |scan| count(scan, home) == 0);
+    }
+}
+
+#[test]
+fn of_ten_thousand_projects_as_many_are_watched_as_there_is_room_for_and_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let projects: Vec<PathBuf> = (0..10_000).map(|n| dir.path().join(n.to_string())).collect();
+    for project in &projects {
+        std::fs::create_dir(project).unwrap();
+        std::fs::write(project.join(".mcp.json"), ENTRY).unwrap();
+    }
+    let last = &projects[MAX_PROJECTS - 1];
+    let fanotify = |projects| ClientWatch::of(vec![], projects, Path::new("/run/lazaret")).unwrap();
+    for start in [&fanotify as &dyn Fn(Vec<PathBuf>) -> ClientWatch, &|projects| by_inotify(vec![], projects)] {
+        let watch = start(projects.clone());
+        let scan = watch.current();
+        assert_eq!(count(&scan, dir.path()), MAX_PROJECTS);
+        assert!(scan.warnings.iter().any(|warning| warning.contains("projects are watched")), "{:?}", scan.warnings);
+        std::fs::write(last.join(".mcp.json"), "{}").unwrap();
+        wait_for(&watch, |scan| count(scan, dir.path()) == MAX_PROJECTS - 1);
+        std::fs::write(last.join(".mcp.json"), ENTRY).unwrap();
+        wait_for(&watch, |scan| count(scan, dir.path()) == MAX_PROJECTS);
+    }
 }

@@ -1,14 +1,33 @@
 //! Servers that somebody else runs: whom their TLS is trusted by, and where nobody is logged in.
 
 use super::Check;
+use crate::api::client::ClientError;
 use crate::api::types::ServerView;
 use crate::cli::instance::Instance;
 use crate::remote;
 
-/// Nothing where there are none, or where the daemon does not say.
 pub async fn checks(instance: &Instance) -> Vec<Check> {
-    let servers: Vec<ServerView> = instance.admin().get("/v1/servers").await.unwrap_or_default();
-    of_servers(&servers, remote::trusted_authorities)
+    of_answer(instance.admin().get("/v1/servers").await, remote::trusted_authorities)
+}
+
+/// Nothing where there are no remote servers, or no daemon to ask: that has its own check. A list that cannot be read is
+/// not an empty one.
+fn of_answer(
+    servers: Result<Vec<ServerView>, ClientError>,
+    authorities: impl Fn() -> Result<usize, String>,
+) -> Vec<Check> {
+    let (error, remedy) = match servers {
+        Ok(servers) => return of_servers(&servers, authorities),
+        Err(ClientError::Unreachable { .. }) => return Vec::new(),
+        Err(e @ ClientError::Socket { .. }) => (e, "run this as an operator"),
+        Err(e @ ClientError::Refused(_)) => (e, "see the daemon's log; `lazaret server list` asks for the same list"),
+        Err(e @ ClientError::Broken { .. }) => (e, "use a `lazaret` of the daemon's version; see its log"),
+    };
+    let detail = format!("the list of servers cannot be read, and what is wrong with them is not known: {error}");
+    match error {
+        ClientError::Socket { .. } => vec![Check::warn("servers", detail, remedy)],
+        _ => vec![Check::fail("servers", detail, remedy)],
+    }
 }
 
 fn of_servers(servers: &[ServerView], authorities: impl Fn() -> Result<usize, String>) -> Vec<Check> {
@@ -32,9 +51,11 @@ fn of_servers(servers: &[ServerView], authorities: impl Fn() -> Result<usize, St
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind as ErrorKindOfIo;
+
     use super::*;
     use crate::admission::OAuth;
-    use crate::api::types::Counts;
+    use crate::api::types::{Counts, ErrorBody, ErrorKind};
     use crate::cli::doctor::Verdict;
     use crate::remote::LoginView;
     use crate::remote::testing::server;
@@ -52,5 +73,25 @@ mod tests {
         };
         assert_eq!(verdicts(Ok(140)), [Verdict::Ok, Verdict::Warn]);
         assert_eq!(verdicts(Err("none".into())), [Verdict::Fail, Verdict::Warn]);
+    }
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_an_empty_one() {
+        let refused = ErrorBody { kind: ErrorKind::Failed, message: "the record x in servers cannot be read".into() };
+        let of = |error| of_answer(Err(error), || Ok(1));
+        for (error, verdict) in [
+            (ClientError::Refused(refused), Verdict::Fail),
+            (ClientError::Broken { cause: "expected `[`".into() }, Verdict::Fail),
+            (
+                ClientError::Socket { socket: "/run/x".into(), source: ErrorKindOfIo::PermissionDenied.into() },
+                Verdict::Warn,
+            ),
+        ] {
+            let (cause, checks) = (error.to_string(), of(error));
+            assert_eq!(checks.iter().map(|check| check.verdict).collect::<Vec<_>>(), [verdict]);
+            assert!(checks[0].detail.ends_with(&cause) && checks[0].remedy.is_some(), "{checks:?}");
+        }
+        let nobody = ClientError::Unreachable { socket: "/run/x".into(), source: ErrorKindOfIo::NotFound.into() };
+        assert!(of(nobody).is_empty(), "the check of the daemon says that");
+        assert!(of_answer(Ok(Vec::new()), || Ok(1)).is_empty());
     }
 }

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::request::{PeerUid, handle};
 use super::{Http, peer};
+use crate::kernel::OpenDoor;
 use crate::proxy::listener::Crowd;
 
 /// Connections at once; more wait in the kernel's queue.
@@ -28,11 +29,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves until the daemon stops; then the tokens are worth nothing any more.
-pub(super) async fn serve(http: Arc<Http>, listener: StdListener) {
+pub(super) async fn serve(http: Arc<Http>, listener: StdListener, way: Option<OpenDoor>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(e) => return tracing::error!("HTTP is not served: {e}; restart the daemon"),
     };
+    // Declared behind the listener: however this ends, the kernel lets nobody through to a port that is free again.
+    let way = way;
     let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
     let crowd = Arc::new(Crowd::default());
@@ -60,6 +63,7 @@ pub(super) async fn serve(http: Arc<Http>, listener: StdListener) {
             },
         }
     }
+    drop(way);
     drop(listener);
     http.tokens.end_all();
     while connections.join_next().await.is_some() {}

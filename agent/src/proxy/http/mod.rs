@@ -30,7 +30,7 @@ use self::guard::Guard;
 use self::room::Rooms;
 use super::ListenError;
 use super::door::Door;
-use crate::config::{HTTP_URL_FILE, HttpConfig, Mode};
+use crate::config::{HTTP_URL_FILE, HttpConfig};
 use crate::daemon::App;
 use crate::identity::{Registry, Tokens};
 
@@ -80,13 +80,17 @@ pub fn publish(run_dir: &Path, http: Option<&HttpListener>) -> Result<(), Listen
 /// Serves until `cancel`, where there is something to serve.
 pub async fn serve(app: Arc<App>, door: Arc<Door>, listener: Option<HttpListener>, cancel: CancellationToken) {
     let Some(listener) = listener else { return };
-    if app.config.kernel.connect_below_clients == Mode::Enforce {
+    let way = app.kernel.open_door(listener.address).unwrap_or_else(|e| {
+        tracing::error!("{e}");
+        None
+    });
+    if way.is_none() && app.kernel.refuses_http_below_clients() {
         tracing::warn!(
-            "[kernel] connect_below_clients = \"enforce\" also denies MCP clients this daemon's own HTTP where the kernel sees MCP over HTTP; let them use `lazaret connect`"
+            "[kernel] connect_below_clients = \"enforce\" denies MCP clients this daemon's own HTTP too: this kernel cannot tell it from other servers; let them use `lazaret connect`"
         );
     }
     let http = Http::new(&listener, door, app.registry.clone(), app.tokens.clone(), &app.config.http, cancel);
-    connection::serve(Arc::new(http), listener.listener).await;
+    connection::serve(Arc::new(http), listener.listener, way).await;
 }
 
 /// What all requests share.

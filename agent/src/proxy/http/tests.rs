@@ -41,7 +41,7 @@ async fn served(expose: Expose) -> (Served, Script) {
     http.deadlines = Deadlines { head: Duration::from_millis(300), body: Duration::from_millis(300) };
     let http = Arc::new(http);
     let address = listener.address;
-    tokio::spawn(connection::serve(http.clone(), listener.listener));
+    tokio::spawn(connection::serve(http.clone(), listener.listener, None));
     let mut served = Served { house, http, address, token: String::new(), cancel };
     served.token = served.mint("one");
     (served, script)
