@@ -123,7 +123,8 @@ fn approvals_outlive_a_killed_daemon_to_the_count_and_what_waited_is_visibly_ove
 
     // Another call waits when the daemon is killed.
     let cut_off = std::thread::scope(|scope| {
-        let called = scope.spawn(|| session.call_through("odd", "mirror", r#"{"k":"other"}"#));
+        let params = r#"{"name":"call_tool","arguments":{"server":"odd","tool":"mirror","arguments":{"k":"other"}}}"#;
+        let called = scope.spawn(|| session.request("tools/call", params));
         let other = waiting(&house);
         house.kill_daemon();
         let told = called.join().expect("the call ended");

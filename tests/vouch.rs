@@ -378,6 +378,9 @@ fn parents_whose_keys_are_in_an_ssh_agent_and_in_a_token_grant_as_those_with_a_f
     assert_eq!(std::fs::read_to_string(&both).expect("a chain").lines().count(), 2);
     assert!(connects(&mut lazaret(&["connect", "--agent", middle, "--delegation", utf8(&first)])));
     assert!(connects(&mut lazaret(&["connect", "--agent", leaf, "--delegation", utf8(&both)])));
+    let longer = [&onward[..8], &["--ttl", "9h"]].concat();
+    let output = lazaret(&longer).output().expect("the binary can be run");
+    assert!(text(&output.stderr).contains("later than hop 1"), "{}", text(&output.stderr));
     // Named by hand, as for an agent that this user did not enroll.
     run(&mut lazaret(&[&onward[..], &["--key-source", &token.uri]].concat()));
     assert!(connects(&mut lazaret(&["connect", "--agent", leaf, "--delegation", utf8(&both)])));

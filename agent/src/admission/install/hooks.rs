@@ -49,7 +49,8 @@ pub fn are_installed(client: &str, home: &Path) -> Result<bool, InstallError> {
     let file = find(client, home)?;
     let Some(contents) = file.read()? else { return Ok(false) };
     let json = check(&file.path, &contents.text)?;
-    let has = |event: &str| Ok(entries(&file.path, &json, event)?.iter().any(is_ours));
+    let has =
+        |event: &str| -> Result<bool, InstallError> { Ok(entries(&file.path, &json, event)?.iter().any(is_ours)) };
     EVENTS.iter().try_fold(true, |all, (event, _)| Ok(all && has(event)?))
 }
 
@@ -97,7 +98,7 @@ pub fn install_hooks(
             made(&mut change, &[HOOKS]);
         }
         if table.and_then(|table| table.get(event)).is_none() {
-            made(&mut change, &[HOOKS, event]);
+            made(&mut change, &[HOOKS, *event]);
         }
         after = without_ours(&file.path, after, event)?;
         after = match entries_are_there(&file.path, &after, event)? {

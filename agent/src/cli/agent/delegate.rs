@@ -18,6 +18,8 @@ use crate::proxy::connector;
 
 /// What lasts longer, in seconds, is no delegation but an agent of its own.
 const LONGEST: i64 = 365 * 86_400;
+/// For how long, in seconds, where nobody says.
+const USUAL: i64 = 8 * 3600;
 
 pub async fn run(instance: &Instance, args: DelegateArgs) -> Result<(), CliError> {
     let usage = |e: String| CliError::Usage(e);
@@ -34,29 +36,29 @@ pub async fn run(instance: &Instance, args: DelegateArgs) -> Result<(), CliError
         None => introduced(&instance.paths.mcp_socket()).await?,
     };
     let now = Timestamp::now().as_second();
-    let ttl = seconds(&args.ttl).ok_or_else(|| {
-        usage(format!("cannot read the lifetime {:?}: write a number with s, m, h or d, such as 8h", args.ttl))
-    })?;
-    let terms = Terms {
-        to,
-        audience,
-        exp: now.saturating_add(ttl),
-        capabilities: capabilities.clone(),
-        max_depth: args.max_depth,
-    };
+    let exp = now.saturating_add(match &args.ttl {
+        Some(ttl) => seconds(ttl).ok_or_else(|| {
+            usage(format!("cannot read the lifetime {ttl:?}: write a number with s, m, h or d, such as 8h"))
+        })?,
+        None => USUAL,
+    });
+    // What nobody asked for does not go beyond what the parent has; what somebody did is refused if it does.
+    let above = chain.last().and_then(|hop| delegation::parse(hop).ok()).map(|hop| hop.exp);
+    let exp = above.filter(|_| args.ttl.is_none()).map_or(exp, |above| exp.min(above));
+    let terms = Terms { to, audience, exp, capabilities: capabilities.clone(), max_depth: args.max_depth };
     let (longer, jti) = delegation::extend(&chain, &*key, terms, now)
         .map_err(|e| CliError::Failed(format!("cannot delegate to {}: {e}; {}", args.child, e.next_step())))?;
     if args.json.json {
         return out::object(
             "delegation",
-            &json!({ "jti": jti, "parent": parent, "child": args.child, "did": to.did(), "cap": capabilities, "exp": now + ttl, "chain": longer }),
+            &json!({ "jti": jti, "parent": parent, "child": args.child, "did": to.did(), "cap": capabilities, "exp": exp, "chain": longer }),
         );
     }
     match &args.out {
         Some(path) => write(path, &longer)?,
         None => longer.iter().try_for_each(out::line)?,
     }
-    out::say(format!("{parent} grants {} {capabilities} until {}; its id is {jti}.", args.child, until(now + ttl)));
+    out::say(format!("{parent} grants {} {capabilities} until {}; its id is {jti}.", args.child, until(exp)));
     let file = args.out.as_deref().map_or_else(|| "FILE".into(), |path| path.display().to_string());
     out::say(format!("It connects with: lazaret connect --agent {} --delegation {file}", args.child));
     out::say(format!("To end it before: lazaret agent revoke --delegation {jti}"));

@@ -198,9 +198,9 @@ pub struct DelegateArgs {
     /// Deepest depth that may come of it; the sub-agent of a top agent has 2 [default: the sub-agent's own]
     #[arg(long, value_name = "N")]
     pub max_depth: Option<u32>,
-    /// How long it holds: a number with s, m, h or d.
-    #[arg(long, value_name = "TTL", default_value = "8h")]
-    pub ttl: String,
+    /// How long it holds: a number with s, m, h or d [default: 8h, or as long as the parent's own]
+    #[arg(long, value_name = "TTL")]
+    pub ttl: Option<String>,
     /// The parent's own chain, where it is a sub-agent itself.
     #[arg(long, value_name = "FILE")]
     pub delegation: Option<PathBuf>,

@@ -45,7 +45,7 @@ impl Registry {
     /// The agents that a session's own acts for, outermost first; each of them may act now. They are not here to be
     /// measured: their vouch is for what they were when they connected last.
     pub fn ancestors(&self, session: &SessionIdentity) -> Result<Vec<Agent>, NotActive> {
-        let active = |hop: &Hop| {
+        let active = |hop: &Hop| -> Result<Agent, NotActive> {
             let agent = self.standing(&hop.address, &hop.did).map_err(|e| above(session.address(), e))?;
             Ok(self.as_last_seen(agent)?)
         };
