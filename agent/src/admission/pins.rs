@@ -296,6 +296,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_offers_beside_tools_is_pinned_and_reviews_that_did_not_ask_keep_their_pins() {
+        let launch = launch("p", &[]);
+        let nothing = serde_json::Value::Null;
+        let pin = |offers: Option<&[&str]>| {
+            let offers: Option<Vec<String>> = offers.map(|offers| offers.iter().map(|o| (*o).to_owned()).collect());
+            server_pin(&Reviewed {
+                launch: &launch,
+                image_id: "i",
+                argv: &[],
+                package: &nothing,
+                lock: &nothing,
+                instructions: None,
+                prompts: &[],
+                resource_templates: &[],
+                tools: &[],
+                offers: offers.as_deref(),
+            })
+        };
+        let all = [pin(None), pin(Some(&[])), pin(Some(&["prompts"])), pin(Some(&["resources"]))];
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:#?}");
+        assert_eq!(pin(Some(&["a", "b"])), pin(Some(&["b", "a"])), "a set has no order");
+        // The digest of this definition before anybody asked.
+        assert_eq!(pin(None), "sha256:d689dbf933f3da21fbdd6f0aa71f78a3e5a52a312e5d4fc32dea087c29ba1c8d");
+    }
+
+    #[test]
     fn secrets_are_not_pinned_but_their_names_are() {
         let mut one = launch("p", &[]);
         one.env.insert("TOKEN".into(), "a".into());
@@ -409,6 +435,7 @@ mod tests {
                 prompts: &prompts,
                 resource_templates: &templates,
                 tools: &tools,
+                offers: None,
             })
         }
 

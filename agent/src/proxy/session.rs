@@ -383,6 +383,8 @@ impl Session {
 }
 
 #[cfg(test)]
+mod offers_tests;
+#[cfg(test)]
 mod signed_tests;
 #[cfg(test)]
 mod tests;

@@ -69,10 +69,16 @@ impl Script {
     }
 
     pub async fn handshake(&mut self) {
+        self.handshake_with(r#"{"tools":{"listChanged":true}}"#).await;
+    }
+
+    pub async fn handshake_with(&mut self, capabilities: &str) {
         let (id, method, _) = self.request().await;
         assert_eq!(method, "initialize");
-        let result = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true}},"serverInfo":{"name":"s","version":"1"}}"#;
-        self.answer(&id, result).await;
+        let result = format!(
+            r#"{{"protocolVersion":"2025-06-18","capabilities":{capabilities},"serverInfo":{{"name":"s","version":"1"}}}}"#
+        );
+        self.answer(&id, &result).await;
     }
 }
 
@@ -164,6 +170,36 @@ impl House {
         self.door.admission.record_review(name, review, tools, "operator").unwrap();
     }
 
+    /// An approved and running server that offers everything: these prompts and templates, JSON arrays.
+    pub async fn offer(&self, name: &str, prompts: &str, templates: &str) -> Script {
+        let launch: LaunchDefinition = serde_json::from_value(json!({
+            "source": {"kind": "pypi", "package": name, "version": null, "script": null, "module": null},
+            "configured": ["uvx", name],
+        }))
+        .unwrap();
+        self.door.admission.add(name, launch, "operator", "operator").unwrap();
+        let server = self.list_again(name, prompts, templates);
+        let (cage, mut script) = cage();
+        let all = r#"{"tools":{},"prompts":{},"resources":{},"completions":{},"logging":{}}"#;
+        let (upstream, ()) = tokio::join!(Upstream::start(cage, limits()), script.handshake_with(all));
+        self.door.hub.adopt(&server, upstream.unwrap());
+        script
+    }
+
+    /// A review finds these, and they are approved.
+    pub fn list_again(&self, name: &str, prompts: &str, templates: &str) -> crate::admission::Server {
+        let review: Review = serde_json::from_value(json!({
+            "at": "2026-01-01T00:00:00Z", "image_id": "sha256:1", "argv": [], "package": {}, "lock": {},
+            "protocol_version": "2025-11-25", "server_info": {}, "instructions": null, "pin": "",
+            "prompts": prompts, "resource_templates": templates,
+            "offers": ["completions", "logging", "prompts", "resources"],
+        }))
+        .unwrap();
+        let tools = vec![Json::parse(ECHO, 32).unwrap()];
+        self.door.admission.record_review(name, review, tools, "operator").unwrap();
+        self.door.admission.approve(name, "operator", None).unwrap()
+    }
+
     /// A session whose lines must be signed, and what signs them; once.
     pub fn connect_signing(&mut self) -> (Client, LineSigner) {
         let (identity, signer) = SessionIdentity::signing_for_test(&self.agent, self.key.take().unwrap());
@@ -216,9 +252,19 @@ impl Client {
         line.unwrap().expect("an answer")
     }
 
+    /// The next line that is no notification.
+    pub async fn answer(&mut self) -> String {
+        loop {
+            let line = self.hear().await;
+            if !line.contains(r#""method":"notifications/"#) {
+                return line;
+            }
+        }
+    }
+
     pub async fn ask(&mut self, line: &str) -> Json {
         self.say(line).await;
-        Json::parse(&self.hear().await, 64).unwrap()
+        Json::parse(&self.answer().await, 64).unwrap()
     }
 
     pub async fn initialize(&mut self, version: &str) -> Json {

@@ -404,6 +404,12 @@ impl Upstream {
         let _said_before = self.holder.set(holder);
     }
 
+    /// As if it belonged to one agent.
+    #[cfg(test)]
+    pub(super) fn hears_for_one(&self) {
+        self.calls.serves_one(true);
+    }
+
     /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params
     /// of progress notifications go to the listener, with the daemon's own token in them, and those of log messages;
     /// what finds it full is dropped.

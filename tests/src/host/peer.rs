@@ -72,6 +72,11 @@ impl Peer {
         }
     }
 
+    /// The next line, whatever it is.
+    pub fn hear(&mut self) -> String {
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("it says nothing: {e}"))
+    }
+
     /// Calls a tool, `arguments` as JSON text; the text of its result.
     pub fn call(&mut self, tool: &str, arguments: &str) -> String {
         result_of(&self.request("tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)))

@@ -1,7 +1,7 @@
 //! One session behind HTTP, and which of its lines belongs to which request.
 //!
-//! A reply goes to the request that has its id, progress to the request that named its token; what else the door says
-//! waits for the client's GET. Lines are not changed.
+//! A reply goes to the request that has its id, progress to the request that named its token, a log message to the only
+//! request that waits; what else the door says waits for the client's GET. Lines are not changed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -188,21 +188,25 @@ impl Shared {
             }
             return;
         }
-        let token = match envelope::read(bytes, &self.limits) {
-            Ok(Message::Notification { method, params: Some(params) }) if method == "notifications/progress" => {
-                params.get("progressToken").map(Json::canonical)
+        let (method, token) = match envelope::read(bytes, &self.limits) {
+            Ok(Message::Notification { method, params: Some(params) }) => {
+                (method, params.get("progressToken").map(Json::canonical))
             }
-            _ => None,
+            _ => Default::default(),
         };
+        let waiting = lock(&self.waiting);
+        let mut all = waiting.iter().flat_map(HashMap::values);
         // What finds a full queue is dropped: the end of the call does not depend on it.
-        let _full = match token {
-            Some(token) => {
-                let waiting = lock(&self.waiting);
-                let of =
-                    waiting.iter().flat_map(HashMap::values).find(|waiting| waiting.token.as_ref() == Some(&token));
-                of.map(|waiting| waiting.progress.try_send(line))
+        let _full = match (method.as_str(), token) {
+            ("notifications/progress", Some(token)) => {
+                all.find(|waiting| waiting.token.as_ref() == Some(&token)).map(|of| of.progress.try_send(line))
             }
-            None => Some(self.news.try_send(line)),
+            // A log message names no request: it belongs to the only one that waits.
+            ("notifications/message", _) => match (all.next(), all.next()) {
+                (Some(only), None) => Some(only.progress.try_send(line)),
+                _ => Some(self.news.try_send(line)),
+            },
+            _ => Some(self.news.try_send(line)),
         };
     }
 }

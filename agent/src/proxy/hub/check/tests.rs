@@ -258,7 +258,7 @@ async fn an_answer_behind_a_change_is_withheld_until_the_listing_is_compared() {
     let server = approved(&house, &offer());
     let (mut script, mut client, _changed) = changes_in_flight(&house, &server).await;
     lists(&mut script, &offer()).await;
-    let answer = client.hear().await;
+    let answer = client.answer().await;
     assert!(answer.contains(RESULT), "nothing had changed: {answer}");
 
     let (mut script, mut client, _changed) = changes_in_flight(&house, &server).await;
@@ -284,7 +284,7 @@ async fn an_answer_of_a_server_that_changed_and_ended_is_withheld() {
     let server = approved(&house, &offer());
     let (script, mut client, _changed) = changes_in_flight(&house, &server).await;
     drop(script);
-    let answer = client.hear().await;
+    let answer = client.answer().await;
     assert!(!answer.contains(RESULT), "{answer}");
 }
 
