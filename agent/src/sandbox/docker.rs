@@ -39,10 +39,7 @@ impl Engine {
         let unreachable = |cause: String, hint| SandboxError::Unreachable { socket: socket.into(), cause, hint };
         match std::fs::metadata(socket) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(unreachable(
-                    "there is no such socket".into(),
-                    "start it (`systemctl start docker`), or install docker.io",
-                ));
+                return Err(unreachable("there is no such socket".into(), how_to_start(socket)));
             }
             Err(e) => return Err(unreachable(e.to_string(), "run the daemon as a user that may use the socket")),
             Ok(meta) if !meta.file_type().is_socket() => {
@@ -137,6 +134,18 @@ impl Engine {
             warnings.push("this host cannot limit a container's processor time".into());
         }
         warnings
+    }
+}
+
+/// Where a socket is says whose it is.
+fn how_to_start(socket: &Path) -> &'static str {
+    if socket.starts_with("/run/user") {
+        return "start it as its user (`systemctl --user start podman.socket`, or docker), whose services have to run \
+                without a login (`loginctl enable-linger USER`)";
+    }
+    match socket.file_name().is_some_and(|name| name == "podman.sock") {
+        true => "start it (`systemctl start podman.socket`), or install podman and catatonit",
+        false => "start it (`systemctl start docker`), or install docker.io",
     }
 }
 

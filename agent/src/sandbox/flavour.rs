@@ -51,7 +51,7 @@ pub(super) fn differences(flavour: Flavour, rootless: Option<u32>) -> Vec<String
                 .into(),
         );
         all.push(
-            "cgroup limits need cgroup v2 with memory and pids delegated to that user; without them no server starts"
+            "cgroup limits need cgroup v2 with memory and pids delegated to that user; the kernel is asked before a server runs, and without them none starts"
                 .into(),
         );
     }

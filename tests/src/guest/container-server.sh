@@ -17,12 +17,18 @@ while read -r line; do
     *'"relayed"'*) another "$heard" relayed ;;
     *'"initialize"'*) heard=$line ;;
     # What it may use: more memory than that, and more processes.
-    *'"hog"'*) if busybox tail /dev/zero 2>/dev/null; then text='nothing stopped it'; else text="ended with $?"; fi ;;
+    *'"hog"'*) if busybox dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; then text='nothing stopped it'; else text="ended with $?"; fi ;;
     *'"fork"'*)
-        i=0
+        # Nothing but built-in commands once there are too many.
         text='nothing stopped it'
-        (while [ $i -lt 400 ]; do busybox sleep 30 & i=$((i + 1)); done) 2>/dev/null || text='it could not'
-        busybox killall sleep
+        (
+            trap 'kill $all' EXIT
+            all=
+            while [ ${#all} -lt 4000 ]; do
+                busybox sleep 30 &
+                all="$all $!"
+            done
+        ) 2>/dev/null || text='it could not'
         ;;
     *'"variable"'*) text="A is ${A-unset}" ;;
     esac
