@@ -203,9 +203,16 @@ impl Asks {
         let time = Timestamp::now();
         state.grants.retain(|grant| grant.until > now && grant.kept.until > time && grant.kept.left > 0);
         state.ended.retain(|ask| ask.until > time);
+        let mut left = Vec::new();
         state.pending.retain(|_, pending| {
-            pending.waiters > 0 || pending.parked.is_some_and(|until| until > now && pending.deadline > now)
+            let stays =
+                pending.waiters > 0 || pending.parked.is_some_and(|until| until > now && pending.deadline > now);
+            if !stays && pending.view.state == "waiting" {
+                left.push(pending.view.clone());
+            }
+            stays
         });
+        left.iter().for_each(|view| self.left(view));
         state
     }
 

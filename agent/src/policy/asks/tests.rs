@@ -99,6 +99,19 @@ fn a_place_is_kept_for_the_same_call_only() {
 }
 
 #[test]
+fn a_client_that_does_not_come_again_leaves_an_end_on_record() {
+    let (_dir, audit, asks) = asks(AskConfig { timeout_secs: 0, ..AskConfig::default() });
+    let waiting = asks.open(question(binding("a@x.y.z"), &Json::Null)).ok().unwrap();
+    let id = waiting.id.clone();
+    waiting.park();
+    assert!(asks.list().0.is_empty());
+    let last = audit.tail(1).unwrap().remove(0);
+    assert!(last.outcome == Outcome::Unknown && last.detail["ask"] == id.as_str(), "{last:?}");
+    assert!(asks.list().0.is_empty());
+    assert_eq!(audit.tail(10).unwrap().len(), 2, "it is told once");
+}
+
+#[test]
 fn nobody_grants_without_bounds() {
     let (_dir, _audit, asks) = asks(AskConfig::default());
     let arguments = Json::Null;

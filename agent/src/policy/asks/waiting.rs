@@ -41,8 +41,9 @@ impl Asks {
     }
 
     /// Nobody waits any more, and nobody answered.
-    fn left(&self, view: &AskView) {
-        let why = "nobody waits any more: the agent cancelled the call or left, or the daemon stops";
+    pub(super) fn left(&self, view: &AskView) {
+        let why =
+            "nobody waits any more: the agent cancelled the call, left or did not come again, or the daemon stops";
         if let Err(e) = self.record(view, Outcome::Unknown, &view.binding.agent, why, json!({})) {
             tracing::error!(ask = view.id, "the end of a wait could not be recorded: {e}");
         }

@@ -82,9 +82,11 @@ impl Sight {
     /// Server, template and descriptor, in the order of the server.
     pub fn templates(&self) -> impl Iterator<Item = (&str, &str, &Json)> {
         let all = self.shelf.offers.resources.iter();
-        all.flat_map(|(server, templates)| templates.iter().map(move |(text, template)| (server.as_str(), text, template)))
-            .filter(|(server, text, _)| self.shows(server, &Offer::Resource(text).name()))
-            .map(|(server, text, template)| (server, text.as_str(), template))
+        all.flat_map(|(server, templates)| {
+            templates.iter().map(move |(text, template)| (server.as_str(), text, template))
+        })
+        .filter(|(server, text, _)| self.shows(server, &Offer::Resource(text).name()))
+        .map(|(server, text, template)| (server, text.as_str(), template))
     }
 
     pub fn may_read(&self, server: &str, uri: &str) -> bool {
@@ -93,9 +95,8 @@ impl Sight {
 
     /// Announced is what the agent may use of at least one approved server.
     pub fn announced(&self) -> Announced {
-        let any = |servers: &BTreeSet<String>, beginning: &str| {
-            servers.iter().any(|server| self.reaches(server, beginning))
-        };
+        let any =
+            |servers: &BTreeSet<String>, beginning: &str| servers.iter().any(|server| self.reaches(server, beginning));
         Announced {
             prompts: self.prompts().next().is_some(),
             resources: !self.with_resources().is_empty(),

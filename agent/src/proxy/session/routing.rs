@@ -54,11 +54,7 @@ pub(super) fn shown<'a>(
     all.iter().filter_map(of).collect()
 }
 
-pub(super) fn find<'a>(
-    prefix: bool,
-    name: &str,
-    all: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<Found, Lost> {
+pub(super) fn find<'a>(prefix: bool, name: &str, all: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Found, Lost> {
     if prefix {
         let (server, own) = split(name).ok_or(Lost::Unknown)?;
         return Ok((server.to_owned(), own.to_owned()));
@@ -121,7 +117,9 @@ mod tests {
         for uri in ["test://static-text", "file:///a/../b?x=1#y", "x:{+rest}", "lazaret://b/x:y", "%2e%2e/é"] {
             assert_eq!(unwrap(&wrap("fs.1", uri)), Some(("fs.1".into(), uri.into())));
         }
-        for uri in ["lazaret://", "lazaret://a", "lazaret://a/", "lazaret://A/x", "lazaret:///x", "Lazaret://a/x", "x:y"] {
+        for uri in
+            ["lazaret://", "lazaret://a", "lazaret://a/", "lazaret://A/x", "lazaret:///x", "Lazaret://a/x", "x:y"]
+        {
             assert_eq!(unwrap(uri), None, "{uri}");
         }
     }
