@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{AdmissionError, offer};
 use super::model::{Review, Server, Source};
 use super::remote::Remote;
 use super::service::Admission;
+use super::{AdmissionError, offer};
 use crate::proxy::json::Json;
 use crate::proxy::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};
 use crate::remote::{RemoteError, Remotes};

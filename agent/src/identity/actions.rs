@@ -36,9 +36,9 @@ impl Action {
 
     /// Whether it may name something of the server whose name begins so.
     pub fn reaches(&self, server: &str, beginning: &str) -> bool {
-        let (fixed, has_star) = self.tool.split_once('*').map_or((self.tool.as_str(), false), |(fixed, _)| (fixed, true));
-        matches(&self.server, server)
-            && (fixed.starts_with(beginning) || (has_star && beginning.starts_with(fixed)))
+        let (fixed, has_star) =
+            self.tool.split_once('*').map_or((self.tool.as_str(), false), |(fixed, _)| (fixed, true));
+        matches(&self.server, server) && (fixed.starts_with(beginning) || (has_star && beginning.starts_with(fixed)))
     }
 }
 

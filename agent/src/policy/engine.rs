@@ -352,8 +352,9 @@ impl Rules {
         )
         .map_err(|e| undecided(e.to_string()))?;
         let context = Context::from_pairs(context).map_err(|e| undecided(e.to_string()))?;
-        let request = Request::new(principal.clone(), self.uid(&self.types.action, action), tool.clone(), context, Some(schema))
-            .map_err(|e| undecided(e.to_string()))?;
+        let request =
+            Request::new(principal.clone(), self.uid(&self.types.action, action), tool.clone(), context, Some(schema))
+                .map_err(|e| undecided(e.to_string()))?;
         Ok(Question { request, entities, at: [tool, server, principal] })
     }
 

@@ -358,9 +358,8 @@ impl ForwardPermit {
     pub fn params(&self) -> Json {
         let mut params = self.wish.others.clone();
         let arguments = self.wish.arguments.clone();
-        let reference = |kind: &str, key: &str, name: &str| {
-            Json::object([("type", Json::string(kind)), (key, Json::string(name))])
-        };
+        let reference =
+            |kind: &str, key: &str, name: &str| Json::object([("type", Json::string(kind)), (key, Json::string(name))]);
         match Offer::of(&self.tool.name) {
             Offer::Tool(name) => {
                 params.set("name", Json::string(name));

@@ -16,7 +16,8 @@ const MOST: usize = 32;
 /// Longest name that is looked at.
 const LONGEST: usize = 128;
 /// Members that hold schemas by names of the author's own choice: those names are no keywords.
-const NAMED: [&str; 6] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
+const NAMED: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
 /// Members that hold values, where an annotation is only data.
 const VALUES: [&str; 5] = ["const", "enum", "default", "examples", "required"];
 
@@ -181,12 +182,11 @@ mod tests {
 
     /// Any schema of a few levels, annotated anywhere.
     fn schemas() -> impl Strategy<Value = String> {
-        let leaf = (prop::sample::select(vec!["string", "number", "object"]), prop::option::of("[A-Za-z ]{0,3}")).prop_map(
-            |(kind, header)| match header {
+        let leaf = (prop::sample::select(vec!["string", "number", "object"]), prop::option::of("[A-Za-z ]{0,3}"))
+            .prop_map(|(kind, header)| match header {
                 Some(header) => format!(r#"{{"type":"{kind}","x-mcp-header":"{header}"}}"#),
                 None => format!(r#"{{"type":"{kind}"}}"#),
-            },
-        );
+            });
         leaf.prop_recursive(4, 16, 3, |below| {
             let key = prop::sample::select(vec!["properties", "items", "allOf", "$defs", "default"]);
             prop::collection::vec((key, "[a-c]", below), 1..3).prop_map(|members| {

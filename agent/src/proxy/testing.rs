@@ -134,8 +134,12 @@ pub(super) async fn house(expose: Expose) -> (House, Script) {
     let remotes = Arc::new(crate::remote::Remotes::new(store));
     let hub = Hub::new(sandbox, remotes, admission.clone(), audit.clone(), &config);
     let index = Arc::new(SearchIndex::new());
-    let proxy =
-        ProxyConfig { expose, max_message_bytes: LIMITS.max_message_bytes, call_timeout_secs: 5, ..ProxyConfig::default() };
+    let proxy = ProxyConfig {
+        expose,
+        max_message_bytes: LIMITS.max_message_bytes,
+        call_timeout_secs: 5,
+        ..ProxyConfig::default()
+    };
     let door = Door::new(proxy, Arc::new(gates), registry, admission, index, hub);
     let house = House {
         door,

@@ -413,11 +413,7 @@ impl Upstream {
     /// Forwards what the permit holds, and nothing else. Dropping the future cancels the call at the server. The params
     /// of progress notifications go to the listener, with the daemon's own token in them, and those of log messages;
     /// what finds it full is dropped.
-    pub async fn call_tool(
-        &self,
-        permit: &ForwardPermit,
-        listener: Option<Listener>,
-    ) -> Result<Reply, UpstreamError> {
+    pub async fn call_tool(&self, permit: &ForwardPermit, listener: Option<Listener>) -> Result<Reply, UpstreamError> {
         let server = permit.server();
         let permitted = server.decided_pin.as_ref().map(|pin| (&server.name, pin));
         let holder = Holder::of(server, permit.session());

@@ -73,6 +73,11 @@ impl Sight {
             .map(|((server, name), prompt)| (server.as_str(), name.as_str(), prompt))
     }
 
+    pub fn prompt(&self, server: &str, name: &str) -> Option<&Json> {
+        let prompt = self.shelf.offers.prompts.get(&(server.to_owned(), name.to_owned()));
+        prompt.filter(|_| self.shows(server, &Offer::Prompt(name).name()))
+    }
+
     /// Servers that have resources of which the agent may read some.
     pub fn with_resources(&self) -> Vec<&str> {
         let all = self.shelf.offers.resources.keys().map(String::as_str);
@@ -82,9 +87,11 @@ impl Sight {
     /// Server, template and descriptor, in the order of the server.
     pub fn templates(&self) -> impl Iterator<Item = (&str, &str, &Json)> {
         let all = self.shelf.offers.resources.iter();
-        all.flat_map(|(server, templates)| templates.iter().map(move |(text, template)| (server.as_str(), text, template)))
-            .filter(|(server, text, _)| self.shows(server, &Offer::Resource(text).name()))
-            .map(|(server, text, template)| (server, text.as_str(), template))
+        all.flat_map(|(server, templates)| {
+            templates.iter().map(move |(text, template)| (server.as_str(), text, template))
+        })
+        .filter(|(server, text, _)| self.shows(server, &Offer::Resource(text).name()))
+        .map(|(server, text, template)| (server, text.as_str(), template))
     }
 
     pub fn may_read(&self, server: &str, uri: &str) -> bool {
@@ -93,9 +100,8 @@ impl Sight {
 
     /// Announced is what the agent may use of at least one approved server.
     pub fn announced(&self) -> Announced {
-        let any = |servers: &BTreeSet<String>, beginning: &str| {
-            servers.iter().any(|server| self.reaches(server, beginning))
-        };
+        let any =
+            |servers: &BTreeSet<String>, beginning: &str| servers.iter().any(|server| self.reaches(server, beginning));
         Announced {
             prompts: self.prompts().next().is_some(),
             resources: !self.with_resources().is_empty(),

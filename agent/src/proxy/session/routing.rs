@@ -11,6 +11,8 @@ use crate::admission::valid_name;
 use crate::proxy::door::Sight;
 
 const SCHEME: &str = "lazaret://";
+/// A URI stands in the record of its use.
+const LONGEST_URI: usize = 4096;
 
 /// Server and the server's own name for it.
 pub(super) type Found = (String, String);
@@ -54,11 +56,7 @@ pub(super) fn shown<'a>(
     all.iter().filter_map(of).collect()
 }
 
-pub(super) fn find<'a>(
-    prefix: bool,
-    name: &str,
-    all: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Result<Found, Lost> {
+pub(super) fn find<'a>(prefix: bool, name: &str, all: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Found, Lost> {
     if prefix {
         let (server, own) = split(name).ok_or(Lost::Unknown)?;
         return Ok((server.to_owned(), own.to_owned()));
@@ -86,6 +84,9 @@ pub(super) fn wraps(prefix: bool, sight: &Sight) -> bool {
 }
 
 pub(super) fn find_uri(uri: &str, sight: &Sight) -> Result<Found, Lost> {
+    if uri.len() > LONGEST_URI {
+        return Err(Lost::Unknown);
+    }
     match (unwrap(uri), sight.with_resources().as_slice()) {
         (Some(found), _) => Ok(found),
         (None, [server]) => Ok(((*server).to_owned(), uri.to_owned())),
@@ -121,7 +122,9 @@ mod tests {
         for uri in ["test://static-text", "file:///a/../b?x=1#y", "x:{+rest}", "lazaret://b/x:y", "%2e%2e/é"] {
             assert_eq!(unwrap(&wrap("fs.1", uri)), Some(("fs.1".into(), uri.into())));
         }
-        for uri in ["lazaret://", "lazaret://a", "lazaret://a/", "lazaret://A/x", "lazaret:///x", "Lazaret://a/x", "x:y"] {
+        for uri in
+            ["lazaret://", "lazaret://a", "lazaret://a/", "lazaret://A/x", "lazaret:///x", "Lazaret://a/x", "x:y"]
+        {
             assert_eq!(unwrap(uri), None, "{uri}");
         }
     }

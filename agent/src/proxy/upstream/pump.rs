@@ -138,7 +138,12 @@ impl Ears {
             Ok(Message::Request { id, method, .. }) => {
                 let reply = match method.as_str() {
                     "ping" => Reply::Result(Json::object::<&str>([])),
-                    _ => Reply::error(envelope::METHOD_NOT_FOUND, format!("{method} was not offered by this client; a server behind the door may ask its callers for nothing")),
+                    _ => Reply::error(
+                        envelope::METHOD_NOT_FOUND,
+                        format!(
+                            "{method} was not offered by this client; a server behind the door may ask its callers for nothing"
+                        ),
+                    ),
                 };
                 self.calls.tell(envelope::reply_line(Some(&id), &reply));
             }
