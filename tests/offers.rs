@@ -48,7 +48,10 @@ const ASKED: [(&str, &str); 17] = [
     ("resources/read", r#"{"uri":"test://template/a%20b/data"}"#),
     ("resources/read", r#"{"uri":"test://template/\u00e9/data"}"#),
     ("resources/read", r#"{"uri":"test://no-such"}"#),
-    ("completion/complete", r#"{"ref":{"type":"ref/prompt","name":"with_args"},"argument":{"name":"who","value":"x"}}"#),
+    (
+        "completion/complete",
+        r#"{"ref":{"type":"ref/prompt","name":"with_args"},"argument":{"name":"who","value":"x"}}"#,
+    ),
     (
         "completion/complete",
         r#"{"ref":{"type":"ref/resource","uri":"test://template/{id}/data"},"argument":{"name":"id","value":"7"}}"#,
@@ -163,7 +166,10 @@ fn the_reference_server_gives_its_prompts_and_resources_as_it_does_bare() {
         ("prompts/get", r#"{"name":"args-prompt"}"#),
         ("resources/read", r#"{"uri":"demo://resource/static/document/architecture.md"}"#),
         ("resources/read", r#"{"uri":"demo://resource/static/document/no-such.md"}"#),
-        ("completion/complete", r#"{"ref":{"type":"ref/resource","uri":"demo://resource/dynamic/text/{resourceId}"},"argument":{"value":"1"}}"#),
+        (
+            "completion/complete",
+            r#"{"ref":{"type":"ref/resource","uri":"demo://resource/dynamic/text/{resourceId}"},"argument":{"value":"1"}}"#,
+        ),
     ] {
         let through = uri(&if method == "prompts/get" { name(params) } else { params.to_owned() });
         // An argument's name is not a prompt's.
@@ -224,7 +230,11 @@ fn actions_policies_and_changes_hold_for_prompts_and_resources_too() {
     assert_eq!(code(&other.request("prompts/get", r#"{"name":"offers__with_image"}"#)), -32602);
     for method in ["resources/list", "resources/templates/list", "completion/complete"] {
         let params = r#"{"ref":{},"argument":{}}"#;
-        assert_eq!(code(&other.request(method, if method.starts_with('c') { params } else { "{}" })), -32601, "{method}");
+        assert_eq!(
+            code(&other.request(method, if method.starts_with('c') { params } else { "{}" })),
+            -32601,
+            "{method}"
+        );
     }
 
     // A server of one session alone: what it says while it works is said to that session.

@@ -304,6 +304,9 @@ impl Session {
                 Reply::Result(methods::discover(self.door.config.expose, self.offered()))
             }
             "tools/list" => listing::list(&self.door, &self.identity, params.as_ref(), era),
+            "tools/call" => {
+                return self.start_call(id, Work::Call, params.unwrap_or(Json::Null), era, signature).await;
+            }
             "prompts/list" if self.offered().prompts => {
                 offers::prompts(&self.door, &self.identity, params.as_ref(), era)
             }

@@ -73,6 +73,11 @@ impl Sight {
             .map(|((server, name), prompt)| (server.as_str(), name.as_str(), prompt))
     }
 
+    pub fn prompt(&self, server: &str, name: &str) -> Option<&Json> {
+        let prompt = self.shelf.offers.prompts.get(&(server.to_owned(), name.to_owned()));
+        prompt.filter(|_| self.shows(server, &Offer::Prompt(name).name()))
+    }
+
     /// Servers that have resources of which the agent may read some.
     pub fn with_resources(&self) -> Vec<&str> {
         let all = self.shelf.offers.resources.keys().map(String::as_str);

@@ -35,10 +35,9 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// `None` for a method that is not served, or not now.
+    /// Of all but calls of tools; `None` for a method that is not served, or not now.
     pub(super) fn of(method: &str, offered: Announced) -> Option<Self> {
         match method {
-            "tools/call" => Some(Self::Call),
             "prompts/get" if offered.prompts => Some(Self::Prompt),
             "resources/list" if offered.resources => Some(Self::Resources),
             "resources/read" if offered.resources => Some(Self::Read),

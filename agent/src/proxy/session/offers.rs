@@ -43,14 +43,12 @@ fn sight(door: &Door, identity: &SessionIdentity) -> Result<Sight, Reply> {
 pub(super) fn prompts(door: &Door, identity: &SessionIdentity, params: Option<&Json>, era: Era) -> Reply {
     let listed = no_cursor(params).and_then(|()| sight(door, identity)).map(|sight| {
         let names = routing::shown(door.config.prefix, sight.prompts().map(|(server, name, _)| (server, name)));
-        let mut all = Vec::new();
-        for (name, (server, own)) in names {
-            if let Some((.., prompt)) = sight.prompts().find(|(of, its, _)| (*of, *its) == (server, own)) {
-                let mut prompt = prompt.clone();
-                prompt.set("name", Json::string(name));
-                all.push(prompt);
-            }
-        }
+        let renamed = |(name, (server, own)): (String, (&str, &str))| {
+            let mut prompt = sight.prompt(server, own)?.clone();
+            prompt.set("name", Json::string(name));
+            Some(prompt)
+        };
+        let all = names.into_iter().filter_map(renamed).collect();
         Reply::Result(page(era, "prompts", all, TTL_MS))
     });
     listed.unwrap_or_else(|refused| refused)

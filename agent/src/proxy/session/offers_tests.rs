@@ -101,7 +101,8 @@ async fn lists_are_the_servers_own_but_for_the_names() {
 async fn what_is_got_read_and_completed_comes_back_as_it_was_written_and_is_on_record() {
     let (house, mut script) = offering(Expose::Search).await;
     let mut client = connected(&house).await;
-    const REPLY: &str = r#"{"z":1.0,"messages":[{"role":"user","content":{"type":"text","text":"\u0041"}}],"contents":[]}"#;
+    const REPLY: &str =
+        r#"{"z":1.0,"messages":[{"role":"user","content":{"type":"text","text":"\u0041"}}],"contents":[]}"#;
     for (method, params, forwarded, name) in [
         (
             "prompts/get",
@@ -154,11 +155,7 @@ async fn what_does_not_exist_is_not_found_in_the_words_of_each_era() {
         ("resources/read", r#"{"uri":"lazaret://s/file:///x"}"#, "-32002"),
         ("resources/read", r#"{"uri":"lazaret://no/file:///x"}"#, "-32002"),
         ("completion/complete", r#"{"ref":{"type":"ref/tool"},"argument":{}}"#, "-32602"),
-        (
-            "completion/complete",
-            r#"{"ref":{"type":"ref/resource","uri":"lazaret://p/x:{y}"},"argument":{}}"#,
-            "-32602",
-        ),
+        ("completion/complete", r#"{"ref":{"type":"ref/resource","uri":"lazaret://p/x:{y}"},"argument":{}}"#, "-32602"),
     ] {
         assert_eq!(code(&client.ask(&request(1, method, params)).await), wanted, "{method} {params}");
     }
@@ -362,7 +359,9 @@ async fn log_messages_of_a_server_that_many_share_are_given_to_nobody() {
     let mut client = connected(&house).await;
     client.say(&request(1, "tools/call", r#"{"name":"p__echo"}"#)).await;
     let (id, ..) = script.request().await;
-    script.say(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"of whom?"}}"#).await;
+    script
+        .say(r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"of whom?"}}"#)
+        .await;
     script.answer(&id, "{}").await;
     assert_eq!(client.hear().await, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
 }
@@ -379,7 +378,9 @@ async fn log_messages_of_a_server_of_one_agent_reach_its_call_from_the_level_on_
     let (id, ..) = script.request().await;
     for level in ["info", "error"] {
         script
-            .say(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":1.0,"level":"{level}"}}}}"#))
+            .say(&format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"data":1.0,"level":"{level}"}}}}"#
+            ))
             .await;
     }
     script.answer(&id, "{}").await;

@@ -11,6 +11,8 @@ use crate::admission::valid_name;
 use crate::proxy::door::Sight;
 
 const SCHEME: &str = "lazaret://";
+/// A URI stands in the record of its use.
+const LONGEST_URI: usize = 4096;
 
 /// Server and the server's own name for it.
 pub(super) type Found = (String, String);
@@ -82,6 +84,9 @@ pub(super) fn wraps(prefix: bool, sight: &Sight) -> bool {
 }
 
 pub(super) fn find_uri(uri: &str, sight: &Sight) -> Result<Found, Lost> {
+    if uri.len() > LONGEST_URI {
+        return Err(Lost::Unknown);
+    }
     match (unwrap(uri), sight.with_resources().as_slice()) {
         (Some(found), _) => Ok(found),
         (None, [server]) => Ok(((*server).to_owned(), uri.to_owned())),

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::proxy::envelope::Reply;
 use crate::proxy::testing::limits;
-use crate::proxy::upstream::{Upstream, UpstreamLimits};
+use crate::proxy::upstream::{Client, Listener, Upstream, UpstreamLimits};
 use crate::remote::testing::{self, Peer, STREAM, Say, Seen, answer, events, json, server};
 
 const HELLO: &str =
@@ -293,6 +293,21 @@ async fn a_stateless_server_is_asked_in_its_own_way() {
         assert!(call.body.contains(member), "{}", call.body);
     }
     assert!(!call.headers.contains_key("mcp-session-id"));
+    assert!(call.body.contains(r#""io.modelcontextprotocol/clientCapabilities":{}"#), "{}", call.body);
+    // What the client of a call can do is told with that call, and with no other.
+    let client =
+        Client { capabilities: Json::parse(r#"{"elicitation":{}}"#, 8).ok(), log_level: Some(Json::string("info")) };
+    let listener = Listener { to: tokio::sync::mpsc::channel(1).0, progress: false, client };
+    let params = Json::parse(r#"{"name":"größer","arguments":{},"inputResponses":{"a":1.0}}"#, 8).unwrap();
+    upstream.exchange("tools/call", params, limits().call_timeout, Some(listener)).await.unwrap();
+    let call = peer.until(|seen| seen.is_rpc("tools/call") && seen.body.contains("elicitation")).await;
+    for member in [
+        r#""io.modelcontextprotocol/clientCapabilities":{"elicitation":{}}"#,
+        r#""io.modelcontextprotocol/logLevel":"info""#,
+        r#""inputResponses":{"a":1.0}"#,
+    ] {
+        assert!(call.body.contains(member), "{}", call.body);
+    }
     let heard = peer.until(|seen| seen.is_rpc("subscriptions/listen")).await;
     assert!(heard.body.contains(r#""toolsListChanged":true"#));
     let mut changed = upstream.tools_changed();
