@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use notify::event::{AccessKind, AccessMode, Event, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -70,7 +71,11 @@ pub(super) fn reload(app: &App) {
 
 /// Of the directory and the one above, where it may come to be. `None` where nothing can be watched.
 fn watch(dir: &Path, news: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let heard = move |_event| {
+    let heard = move |event: notify::Result<Event>| {
+        // A look opens the directory and the files, and would be followed by the next one for ever.
+        if event.is_ok_and(|event| is_only_read(&event.kind)) {
+            return;
+        }
         // One word waits at most: what it says is only "look".
         let _ = news.try_send(());
     };
@@ -83,6 +88,10 @@ fn watch(dir: &Path, news: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
         }
     }
     Some(watcher)
+}
+
+fn is_only_read(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write))
 }
 
 /// Names, modes and contents of the policy files.
@@ -107,6 +116,29 @@ fn fingerprint(dir: &Path) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_is_no_news_and_a_change_is() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.cedar"), "permit").unwrap();
+        let (sender, events) = std::sync::mpsc::channel();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let _the_test_has_ended = sender.send(event.unwrap());
+        })
+        .unwrap();
+        watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();
+        let next = || events.recv_timeout(Duration::from_secs(30)).unwrap();
+        fingerprint(dir.path());
+        std::fs::write(dir.path().join("b.cedar"), "forbid").unwrap();
+        let change = loop {
+            let event = next();
+            if event.paths.iter().any(|path| path.ends_with("b.cedar")) {
+                break event;
+            }
+            assert!(is_only_read(&event.kind), "the daemon would look for ever: {event:?}");
+        };
+        assert!(!is_only_read(&change.kind), "{change:?}");
+    }
 
     #[test]
     fn any_change_of_a_policy_file_is_seen_and_no_other_file_is() {
