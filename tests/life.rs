@@ -2,6 +2,7 @@
 //! when the server, its container, the daemon or Docker dies.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use lazaret_tests::host::{self, House, Needs, OwnDocker, Peer, text};
@@ -330,4 +331,71 @@ fn no_call_and_no_container_is_left_when_docker_is_killed() {
     house.stop();
     assert_eq!(zombies(Some(daemon), ""), Vec::<String>::new());
     assert_eq!((own.containers(), own.shims()), (Vec::new(), Vec::new()), "nothing is left");
+}
+
+/// Records of the log, as JSON.
+fn records(house: &House) -> Vec<Value> {
+    let log = house.ok(&["audit", "tail", "--lines", "10000", "--jsonl"]);
+    log.lines().map(|line| serde_json::from_str(line).expect("a line of the log is JSON")).collect()
+}
+
+/// Calls until the daemon goes away, and counts what was answered.
+fn call_until_the_end(mut session: Peer, server: &str, answered: &AtomicU64) {
+    let params =
+        format!(r#"{{"name":"call_tool","arguments":{{"server":"{server}","tool":"count","arguments":{{}}}}}}"#);
+    loop {
+        let answer = session.request("tools/call", &params);
+        if !answer.contains(r#""result""#) {
+            assert!(answer.contains("went away before it answered"), "{answer}");
+            return;
+        }
+        answered.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn every_answered_call_is_on_record_after_the_daemon_was_killed_and_the_others_are_unknown() {
+    let Some(mut house) = house("") else { return };
+    let image = host::life_image(&house, Path::new(SOCKET));
+    approve(&house, &image, &[("s", "shared"), ("own", "per-agent")]);
+    for _round in 0..3 {
+        let before = records(&house).len();
+        let answered = [AtomicU64::new(0), AtomicU64::new(0)];
+        let sessions = [house.connect(ANN), house.connect(BOB)];
+        let hanging = in_flight(house.connect(ANN), "own", "hang");
+        wait_for_intent(&house, "hang");
+        std::thread::scope(|scope| {
+            for (session, answered) in sessions.into_iter().zip(&answered) {
+                scope.spawn(|| call_until_the_end(session, "s", answered));
+            }
+            let many = || answered.iter().all(|answered| answered.load(Ordering::SeqCst) >= 20).then_some(());
+            let there = lazaret_tests::poll(host::PATIENCE, many);
+            house.kill_daemon();
+            assert!(there.is_some(), "the calls are not answered");
+        });
+        assert!(hanging.join().expect("the caller lives").0.contains("went away"));
+        house.start("enforce");
+
+        let log = records(&house);
+        let numbers: Vec<u64> = log.iter().filter_map(|record| record["seq"].as_u64()).collect();
+        assert_eq!(numbers, (1..=log.len() as u64).collect::<Vec<_>>(), "the log has a gap or a number twice");
+        let new = &log[before..];
+        let of = |kind: &str| new.iter().filter(|record| record["kind"] == kind).collect::<Vec<_>>();
+        let (intents, results) = (of("call"), of("result"));
+        for (agent, answered) in [ANN, BOB].into_iter().zip(answered.map(AtomicU64::into_inner)) {
+            let found = results.iter().filter(|record| record["agent"] == agent && record["outcome"] == "ok").count();
+            // One more may have been written down and then not got out.
+            assert!(
+                [answered, answered + 1].contains(&(found as u64)),
+                "{agent}: {answered} answered, {found} on record"
+            );
+        }
+        for intent in &intents {
+            let ends = results.iter().filter(|record| record["call_id"] == intent["call_id"]).count();
+            assert_eq!(ends, 1, "{intent:#}");
+        }
+        let hung = intents.iter().find(|record| record["tool"] == "hang").expect("the hanging call's intent");
+        let shown = house.ok(&["audit", "show", hung["call_id"].as_str().expect("a call has an id")]);
+        assert!(shown.contains("unknown"), "{shown}");
+    }
 }

@@ -123,6 +123,7 @@ pub struct Config {
     pub http: HttpConfig,
     pub rate: RateConfig,
     pub ask: AskConfig,
+    pub audit: AuditConfig,
     pub sandbox: SandboxConfig,
 }
 
@@ -369,6 +370,25 @@ impl Default for AskConfig {
     }
 }
 
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    pub sync: AuditSync,
+}
+
+/// When the records of calls and results are on disk. What people decided, denials and the kernel's verdicts are there
+/// before anything is answered, whatever this says; and no end of the daemon loses a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditSync {
+    /// Soon after: several calls share one write, and a power cut or a crash of the kernel takes the last
+    /// 20 ms and those of one write along.
+    #[default]
+    Batch,
+    /// Before a call is forwarded, and before its result is given out.
+    Always,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SandboxConfig {
@@ -542,6 +562,14 @@ mod tests {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains(why), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn records_of_calls_are_batched_unless_they_are_to_be_on_disk_always() {
+        let sync = |text: &str| Config::parse(text, Path::new("c")).map(|config| config.audit.sync);
+        assert_eq!(sync("").unwrap(), AuditSync::Batch);
+        assert_eq!(sync("[audit]\nsync = \"always\"\n").unwrap(), AuditSync::Always);
+        assert!(sync("[audit]\nsync = \"never\"\n").is_err());
     }
 
     #[test]

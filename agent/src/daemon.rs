@@ -36,7 +36,7 @@ use crate::proxy::{Hub, ListenError};
 use crate::remote::Remotes;
 use crate::sandbox::Sandbox;
 use crate::search::{SearchError, SearchIndex};
-use crate::store::{Store, StoreError};
+use crate::store::{Recovered, Store, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -222,7 +222,19 @@ fn open_log(app: &App) -> Result<(), AuditError> {
         // Without them everything is asked anew.
         Err(e) => tracing::error!("what humans approved before could not be taken up: {e}"),
     }
-    let detail = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "kernel": app.kernel.report()});
+    let mut detail = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "kernel": app.kernel.report()});
+    let Recovered { taken_over, lost } = app.store.recovered();
+    if taken_over > 0 {
+        tracing::info!(writes = taken_over, "took over what an earlier daemon had written and not yet filed");
+        detail["journal"] = serde_json::json!({ "taken_over": taken_over });
+    }
+    if lost > 0 {
+        tracing::error!(
+            writes = lost,
+            "a power cut took writes of the last moments; later ones could not be taken over"
+        );
+        detail["journal"] = serde_json::json!({ "taken_over": taken_over, "lost": lost });
+    }
     app.audit.record(Entry::new(Kind::Admin, Outcome::Ok, "daemon").reason("the daemon started").detail(detail))?;
     Ok(())
 }
@@ -233,7 +245,7 @@ fn build(
     store: Arc<Store>,
     http: Option<&crate::proxy::http::HttpListener>,
 ) -> Result<(App, mpsc::Receiver<Batch>), DaemonError> {
-    let audit = Arc::new(AuditLog::new(store.clone()));
+    let audit = Arc::new(AuditLog::new(store.clone()).synced(config.audit.sync));
     let daemon_key = AgentKey::load_or_create(&paths.state_dir.join("daemon.pem"))?;
     let registry = Registry::new(store.clone(), audit.clone());
     let registry = registry.vouching(config.identity.allowed_signers.clone(), config.identity.require_vouch);

@@ -14,6 +14,7 @@ const AGENT: &str = "bench@ann.lazaret.local";
 const CALLS: usize = 3000;
 const WARM_UP: usize = 300;
 const STARTS: usize = 50;
+const RATES: &str = "[rate]\ncalls_per_minute = 100000000\nburst = 1000000\n";
 const INITIALIZE: &str =
     r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}"#;
 const MIRROR: &str = r#"{"name":"mirror","arguments":{"path":"/srv/docs/readme.md","lines":[1,40]}}"#;
@@ -21,7 +22,7 @@ const MIRROR_THROUGH: &str = r#"{"name":"call_tool","arguments":{"server":"odd",
 
 fn main() {
     let Some(mut house) = House::or_skip(Needs::Docker) else { return };
-    house.write_config("[rate]\ncalls_per_minute = 100000000\nburst = 1000000\n");
+    house.write_config(RATES);
     house.start("observe");
     let path = host::file("servers/oddities.py");
     house.ok(&["server", "add", "odd", "--local", path.to_str().expect("UTF-8"), "--", "python3", "{src}"]);
@@ -30,9 +31,17 @@ fn main() {
 
     let starts = Figures::of((0..STARTS).map(|_| connector_start(&house)).collect());
     let mut door = house.connect(AGENT);
+    let before = cpu_time(&house);
     let proxied = Figures::of(round_trips(|| drop(door.request("tools/call", MIRROR_THROUGH))));
+    let spent = (cpu_time(&house) - before).as_secs_f64() * 1e6 / (WARM_UP + CALLS) as f64;
     let mut container = Container::start(&house);
     let bare = Figures::of(round_trips(|| container.call(MIRROR)));
+    drop((container, door));
+    house.stop();
+    house.write_config(&format!("{RATES}[audit]\nsync = \"always\"\n"));
+    house.start("observe");
+    let mut door = house.connect(AGENT);
+    let always = Figures::of(round_trips(|| drop(door.request("tools/call", MIRROR_THROUGH))));
 
     println!("connector, start to its first byte           {starts}");
     println!("tools/call, bare container                   {bare}");
@@ -42,6 +51,17 @@ fn main() {
         micros(proxied.p50) - micros(bare.p50),
         micros(proxied.p99) - micros(bare.p99)
     );
+    println!("CPU time of the daemon for each call         {spent:.0} us");
+    println!("tools/call, [audit] sync = \"always\"          {always}");
+}
+
+/// User and system time that the daemon has used: what a loaded machine does not change.
+fn cpu_time(house: &House) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", house.daemon_pid())).expect("the daemon runs");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number of ticks")).sum();
+    // 100 a second on every kernel that Lazaret runs on.
+    Duration::from_millis(ticks * 10)
 }
 
 fn connector_start(house: &House) -> Duration {

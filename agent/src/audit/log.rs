@@ -1,12 +1,13 @@
-//! The log itself: append-only, numbered without a gap, durable before it answers.
+//! The log itself: append-only, numbered without a gap, and where no crash of the daemon reaches it before it answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
-use super::{Entry, Record};
-use crate::store::{Store, StoreError};
+use super::{Entry, Kind, Record};
+use crate::config::AuditSync;
+use crate::store::{Durability, Store, StoreError};
 
 /// Records that a slow subscriber may be behind before it is told that it lost some.
 const SUBSCRIBER_BACKLOG: usize = 1024;
@@ -31,30 +32,49 @@ pub struct AuditLog {
     live: broadcast::Sender<Arc<Record>>,
     /// Held over append and publish, so that subscribers see the order of the log.
     order: Mutex<()>,
+    sync: AuditSync,
 }
 
 impl AuditLog {
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store, live: broadcast::Sender::new(SUBSCRIBER_BACKLOG), order: Mutex::new(()) }
+        let live = broadcast::Sender::new(SUBSCRIBER_BACKLOG);
+        Self { store, live, order: Mutex::new(()), sync: AuditSync::default() }
     }
 
-    /// Writes one record and returns its number once it is on disk. On an error nothing was
-    /// written, and the caller must deny what it was about to permit.
+    pub fn synced(mut self, sync: AuditSync) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// Writes one record and returns its number once no end of the daemon can take it away. What people, the kernel and
+    /// the gates that refuse decided is on disk by then, and all that was recorded before; calls and their results are
+    /// where [`AuditSync`] says so. On an error the caller must deny what it was about to permit.
     pub fn record(&self, entry: Entry) -> Result<u64, AuditError> {
         let mut record = entry.numbered(0, Timestamp::now());
-        // The transaction's closure cannot fail: what could fail in it is tried before.
+        let durability = self.durability(record.kind);
+        // What is made under the lock cannot fail: what could fail in it is tried before.
         serde_json::to_vec(&record).map_err(AuditError::Encode)?;
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let seq = self
-            .store
-            .append_log(|seq| {
+        let appended = {
+            let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+            let appended = self.store.append_log(|seq| {
                 record.seq = seq;
                 serde_json::to_vec(&record).unwrap_or_default()
-            })
-            .map_err(AuditError::Append)?;
-        // No subscriber is not an error: the log is on disk.
-        let _ = self.live.send(Arc::new(record));
-        Ok(seq)
+            });
+            let appended = appended.map_err(AuditError::Append)?;
+            // No subscriber is not an error: the log has it.
+            let _ = self.live.send(Arc::new(record));
+            appended
+        };
+        // Others may append meanwhile, and share the transaction.
+        self.store.settle_log(&appended, durability).map_err(AuditError::Append)?;
+        Ok(appended.seq)
+    }
+
+    fn durability(&self, kind: Kind) -> Durability {
+        match (self.sync, kind) {
+            (AuditSync::Batch, Kind::Call | Kind::Result) => Durability::Soon,
+            (AuditSync::Batch | AuditSync::Always, _) => Durability::Now,
+        }
     }
 
     /// The last `count` records, oldest first.
@@ -154,6 +174,24 @@ mod tests {
         assert_eq!(records.len(), 1);
         assert!(records[0].time >= before);
         assert_eq!(records[0], entry.numbered(1, records[0].time));
+    }
+
+    #[test]
+    fn what_must_be_on_disk_is_in_the_database_when_it_is_recorded() {
+        let (dir, log) = log();
+        // The database alone, as it is now.
+        let kept = || {
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::copy(dir.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
+            AuditLog::new(Arc::new(Store::open(&copy.path().join("state.redb")).unwrap())).tail(9).unwrap().len()
+        };
+        log.record(entry("a")).unwrap();
+        log.record(Entry::new(Kind::Denial, Outcome::Deny, "a")).unwrap();
+        assert_eq!(kept(), 2, "a denial, and what was recorded before it");
+        let log = log.synced(AuditSync::Always);
+        log.record(entry("a")).unwrap();
+        log.record(Entry::new(Kind::Result, Outcome::Ok, "a")).unwrap();
+        assert_eq!(kept(), 4);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What every layer decided, in the order in which it was decided.
 //!
-//! Invariant: a decision whose record is not on disk was not taken. Whoever gets an
-//! [`AuditError`] from [`AuditLog::record`] denies.
+//! Invariant: a decision whose record an end of the daemon could take away was not taken. Whoever gets an
+//! [`AuditError`] from [`AuditLog::record`] denies. What a power cut can take is [`crate::config::AuditSync`]'s to say.
 
 mod call;
 mod flood;

@@ -175,7 +175,7 @@ impl Gates {
         &self.engine
     }
 
-    /// Judges one call. A permit means that its intent is on disk; it holds the arguments that were
+    /// Judges one call. A permit means that its intent is on record; it holds the arguments that were
     /// judged, and whoever has it forwards them and then calls [`Gates::finish`]. A denial is on
     /// record when this returns; of a flood of them, the rest is counted in the next record.
     /// `others` are the other members of the call's `params`: they are forwarded as they are.

@@ -289,7 +289,7 @@ impl Routed<'_> {
 }
 
 impl Permitted<'_> {
-    /// Gate 6: what is not on disk is not forwarded.
+    /// Gate 6: what is not on record is not forwarded.
     pub(super) fn record(self, audit: &AuditLog) -> Result<ForwardPermit, Denied> {
         let Routed { registered: Registered { caller, agent, above }, server, tool } = self.routed;
         let mut id = [0u8; 16];

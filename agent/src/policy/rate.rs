@@ -230,7 +230,7 @@ impl RateLimiter {
             return Ok(());
         }
         let (rows, counts): (Vec<Row>, Vec<u64>) = unwritten.into_iter().unzip();
-        self.store.put_all(&rows)?;
+        self.store.put_soon(&rows)?;
         let mut table = self.table();
         for (row, count) in rows.iter().zip(counts) {
             // Those that came meanwhile are the next writer's.

@@ -259,7 +259,7 @@ struct Ticket {
 }
 
 impl Ticket {
-    /// Returns once the result is on disk, so that an agent never knows more than the log.
+    /// Returns once the result is on record, so that an agent never knows more than the log.
     async fn finish(mut self, outcome: Outcome, reason: Option<String>, detail: Value) -> Result<(), Failure> {
         let Some((permit, place)) = self.open.take() else { return Ok(()) };
         let gates = self.gates.clone();

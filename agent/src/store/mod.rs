@@ -3,12 +3,25 @@
 //! A [`Record`] is one JSON value under one string key in the table of its kind. Every write is
 //! one transaction with two-phase commit (redb's own advice where an attacker shapes the input):
 //! it is on disk when the call returns, or it never happened.
+//!
+//! What is written [`Soon`](Durability::Soon) goes into the journal first: it outlives this process at once, and a power cut
+//! once it is on disk, which is [`PAUSE`] and one transaction later. All writes have one order: a transaction takes along what
+//! waits in the journal, so that nothing is on disk without what was written before it.
 
+pub mod frames;
+mod journal;
+mod log;
 mod open;
+mod write;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use self::frames::Written;
+use self::write::Core;
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,6 +29,20 @@ use serde::de::DeserializeOwned;
 const SCHEMA: u64 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("audit");
+/// In [`META`]: the id of the journal, and up to which position the database has it.
+const JOURNAL: &str = "journal";
+const SETTLED: &str = "journal_settled";
+/// How long what is written soon may wait for others, to share a transaction with them.
+pub const PAUSE: Duration = Duration::from_millis(20);
+
+/// When a write has to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Before the call returns.
+    Now,
+    /// Within [`PAUSE`] and one transaction. Until then it outlives the end of this process, however it comes.
+    Soon,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -35,6 +62,10 @@ pub enum StoreError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("the database failed: {0}; see the disk's health and free space")]
     Database(#[from] redb::Error),
+    #[error("the journal {path} failed: {source}; see the disk's health and free space")]
+    Journal { path: PathBuf, source: std::io::Error },
+    #[error("the system has no random numbers: {0}")]
+    Randomness(getrandom::Error),
     #[error("the record {key} in {table} cannot be read: {source}; restore a copy of the state")]
     Record { table: &'static str, key: String, source: serde_json::Error },
 }
@@ -59,7 +90,18 @@ pub trait Record: Serialize + DeserializeOwned {
 }
 
 pub struct Store {
-    db: Database,
+    core: Arc<Core>,
+    flusher: Option<std::thread::JoinHandle<()>>,
+    recovered: Recovered,
+}
+
+/// What an earlier process left in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// Writes that are in the database now.
+    pub taken_over: usize,
+    /// Writes that a power cut left without the one before them.
+    pub lost: usize,
 }
 
 fn table<R: Record>() -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -77,11 +119,18 @@ fn encode<R: Record>(record: &R) -> Result<Vec<u8>, StoreError> {
 impl Store {
     /// Opens or creates the database at `path`. A damaged file is left as it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        open::open(path).map(|db| Self { db })
+        let (db, journal, recovered) = open::open(path)?;
+        let core = Arc::new(Core::new(path, db, journal));
+        let flusher = Core::start_flushing(&core)?;
+        Ok(Self { core, flusher: Some(flusher), recovered })
+    }
+
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
     }
 
     pub fn get<R: Record>(&self, key: &str) -> Result<Option<R>, StoreError> {
-        let read = self.db.begin_read()?;
+        let read = self.read_of::<R>()?;
         match read.open_table(table::<R>()) {
             Ok(table) => table.get(key)?.map(|value| decode(key, value.value())).transpose(),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
@@ -96,7 +145,7 @@ impl Store {
 
     /// The records of a kind whose keys begin with `prefix`, in key order; no others are read.
     pub fn list_prefix<R: Record>(&self, prefix: &str) -> Result<Vec<R>, StoreError> {
-        let read = self.db.begin_read()?;
+        let read = self.read_of::<R>()?;
         let table = match read.open_table(table::<R>()) {
             Ok(table) => table,
             Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -119,25 +168,27 @@ impl Store {
 
     /// Writes all of them or none.
     pub fn put_all<R: Record>(&self, records: &[R]) -> Result<(), StoreError> {
-        let write = self.begin_write()?;
-        {
+        self.core.transact(|write| {
             let mut table = write.open_table(table::<R>())?;
             for record in records {
                 table.insert(record.key().as_str(), encode(record)?.as_slice())?;
             }
+            Ok(())
+        })
+    }
+
+    /// Writes each of them [`Soon`](Durability::Soon).
+    pub fn put_soon<R: Record>(&self, records: &[R]) -> Result<(), StoreError> {
+        for record in records {
+            let row = Written::Row { table: R::TABLE.into(), key: record.key(), bytes: encode(record)? };
+            self.core.append(|_| row)?;
         }
-        Ok(write.commit()?)
+        Ok(())
     }
 
     /// Whether there was one.
     pub fn delete<R: Record>(&self, key: &str) -> Result<bool, StoreError> {
-        let write = self.begin_write()?;
-        let found = {
-            let mut table = write.open_table(table::<R>())?;
-            table.remove(key)?.is_some()
-        };
-        write.commit()?;
-        Ok(found)
+        self.core.transact(|write| Ok(write.open_table(table::<R>())?.remove(key)?.is_some()))
     }
 
     /// Reads, changes and writes one record with nothing in between. `change` returns the record
@@ -147,8 +198,7 @@ impl Store {
         key: &str,
         change: impl FnOnce(Option<R>) -> Result<(Option<R>, T), E>,
     ) -> Result<T, E> {
-        let write = self.begin_write().map_err(E::from)?;
-        let answer = {
+        self.core.transact(|write| {
             let mut table = write.open_table(table::<R>()).map_err(StoreError::from)?;
             let before = match table.get(key).map_err(StoreError::from)? {
                 Some(value) => Some(decode(key, value.value())?),
@@ -158,10 +208,8 @@ impl Store {
             if let Some(after) = after {
                 table.insert(after.key().as_str(), encode(&after)?.as_slice()).map_err(StoreError::from)?;
             }
-            answer
-        };
-        write.commit().map_err(StoreError::from)?;
-        Ok(answer)
+            Ok(answer)
+        })
     }
 
     /// As [`Store::update`] with several records, in one transaction: `change` gets each key of `keys` in turn.
@@ -170,8 +218,7 @@ impl Store {
         keys: &[String],
         mut change: impl FnMut(usize, Option<R>) -> Result<R, E>,
     ) -> Result<(), E> {
-        let write = self.begin_write().map_err(E::from)?;
-        {
+        self.core.transact(|write| {
             let mut table = write.open_table(table::<R>()).map_err(StoreError::from)?;
             for (i, key) in keys.iter().enumerate() {
                 let before = match table.get(key.as_str()).map_err(StoreError::from)? {
@@ -181,58 +228,23 @@ impl Store {
                 let after = change(i, before)?;
                 table.insert(after.key().as_str(), encode(&after)?.as_slice()).map_err(StoreError::from)?;
             }
-        }
-        write.commit().map_err(StoreError::from)?;
-        Ok(())
-    }
-
-    /// Appends entries to the audit log; `make` gets the sequence number, the first is 1.
-    pub fn append_log(&self, make: impl FnOnce(u64) -> Vec<u8>) -> Result<u64, StoreError> {
-        let write = self.begin_write()?;
-        let seq = {
-            let mut log = write.open_table(LOG)?;
-            let seq = log.last()?.map_or(1, |(last, _)| last.value() + 1);
-            log.insert(seq, make(seq).as_slice())?;
-            seq
-        };
-        write.commit()?;
-        Ok(seq)
-    }
-
-    /// Log entries from `first` on, at most `limit`, oldest first.
-    pub fn read_log(&self, first: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        self.scan_log(|log| {
-            let rows = log.range(first..)?.take(limit);
-            rows.map(|row| row.map(|(k, v)| (k.value(), v.value().to_vec()))).collect()
+            Ok(())
         })
     }
 
-    /// The last `count` log entries, oldest first.
-    pub fn log_tail(&self, count: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let mut rows = self.scan_log(|log| {
-            let rows = log.iter()?.rev().take(count);
-            rows.map(|row| row.map(|(k, v)| (k.value(), v.value().to_vec()))).collect::<Result<Vec<_>, _>>()
-        })?;
-        rows.reverse();
-        Ok(rows)
+    /// To read records of a kind: what of it waits in the journal is in the database first.
+    fn read_of<R: Record>(&self) -> Result<redb::ReadTransaction, StoreError> {
+        self.core.flush_rows_of(R::TABLE)?;
+        Ok(self.core.db.begin_read()?)
     }
+}
 
-    fn scan_log(
-        &self,
-        scan: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<Vec<(u64, Vec<u8>)>, redb::StorageError>,
-    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let read = self.db.begin_read()?;
-        match read.open_table(LOG) {
-            Ok(log) => Ok(scan(&log)?),
-            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-            Err(e) => Err(e.into()),
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.core.journal.end();
+        if self.flusher.take().is_some_and(|flusher| flusher.join().is_err()) {
+            tracing::error!("what waited for the database is in the journal: its writer failed");
         }
-    }
-
-    fn begin_write(&self) -> Result<redb::WriteTransaction, StoreError> {
-        let mut write = self.db.begin_write()?;
-        write.set_two_phase_commit(true);
-        Ok(write)
     }
 }
 

@@ -4,17 +4,59 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use redb::{Database, DatabaseError, ReadableDatabase, StorageError};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
 
-use super::{META, SCHEMA, StoreError};
+use super::frames::Written;
+use super::journal::{self, Journal};
+use super::{JOURNAL, LOG, META, Recovered, SCHEMA, SETTLED, StoreError, write};
 
-pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
+pub(super) fn open(path: &Path) -> Result<(Database, Journal, Recovered), StoreError> {
     if !path.exists() {
         create(path)?;
     }
     let db = open_file(path)?;
     check_schema(&db, path)?;
-    Ok(db)
+    let (journal, recovered) = take_over_journal(&db, path)?;
+    Ok((db, journal, recovered))
+}
+
+/// Brings what an earlier process left in its journal into the database, and begins a new one: in one transaction, so
+/// that nothing is taken over twice and nothing of the earlier one counts afterwards.
+fn take_over_journal(db: &Database, path: &Path) -> Result<(Journal, Recovered), StoreError> {
+    let failed = |source| StoreError::Journal { path: path.into(), source };
+    let mut id = [0; 8];
+    getrandom::fill(&mut id).map_err(StoreError::Randomness)?;
+    let id = u64::from_le_bytes(id);
+    let write = write::begin(db)?;
+    let (former, settled) = {
+        let meta = write.open_table(META)?;
+        let number = |name| meta.get(name).map(|value| value.map(|value| value.value()));
+        (number(JOURNAL)?, number(SETTLED)?.unwrap_or_default())
+    };
+    let (mut found, lost) = match former {
+        Some(former) => journal::recover(path, former, settled).map_err(failed)?,
+        None => (Vec::new(), 0),
+    };
+    let mut next_seq = write.open_table(LOG)?.last()?.map_or(1, |(last, _)| last.value() + 1);
+    let whole = found.iter().take_while(|written| match written {
+        Written::Log { seq, .. } if *seq == next_seq => {
+            next_seq += 1;
+            true
+        }
+        Written::Log { .. } => false,
+        Written::Row { .. } => true,
+    });
+    let whole = whole.count();
+    let recovered = Recovered { taken_over: whole, lost: lost + found.len() - whole };
+    found.truncate(whole);
+    write::apply(&write, &found, 0)?;
+    {
+        let mut meta = write.open_table(META)?;
+        meta.insert(JOURNAL, id)?;
+        meta.insert(SETTLED, 0)?;
+    }
+    write.commit()?;
+    Ok((Journal::start(path, id, next_seq).map_err(failed)?, recovered))
 }
 
 /// Makes the file under another name first, so that a crash never leaves half a database at `path`.
