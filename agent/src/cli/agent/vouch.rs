@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
-use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
+use ssh_key::public::KeyData;
+use ssh_key::{Certificate, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
 
 use crate::api::types::{DraftVouch, GiveVouch, Why};
 use crate::cli::args::agent::AgentVouchArgs;
@@ -116,6 +117,7 @@ fn sign(key: Option<&Path>, signers: &[String], message: &[u8]) -> Result<String
     let text = super::read_file(path, LONGEST)?;
     if !text.trim_start().starts_with("-----BEGIN") {
         let key = PublicKey::from_openssh(text.trim())
+            .or_else(|e| Certificate::from_openssh(text.trim()).map(|cert| KeyData::from(cert).into()).map_err(|_| e))
             .map_err(|e| CliError::Failed(format!("cannot read the SSH key {}: {e}", path.display())))?;
         return by_agent(&[key], &format!("is that of {}", path.display()), message).and_then(armoured);
     }
