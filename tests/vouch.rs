@@ -152,7 +152,7 @@ fn connects(command: &mut Command) -> bool {
 #[test]
 fn ssh_keygen_signs_what_is_printed_and_verifies_what_lazaret_signed() {
     let Some(house) = house(false) else { return };
-    for kind in ["ed25519", "ecdsa"] {
+    for kind in ["ed25519", "ecdsa", "rsa"] {
         let key = ssh_key(&house, kind, kind);
         allow(&house, &[&key]);
         // Theirs, checked by us.
@@ -171,8 +171,15 @@ fn ssh_keygen_signs_what_is_printed_and_verifies_what_lazaret_signed() {
         let (code, said) = house.refused(&["agent", "vouch", AGENT, "--signature", utf8(&signature)]);
         assert!(code == 1 && said.contains("does not fit the document"), "{said}");
 
-        // Ours, checked by them.
-        house.ok(&["agent", "vouch", AGENT, "--key", utf8(&key), "--capabilities", "time/*"]);
+        // Ours, checked by them. A private RSA key is the ssh-agent's business.
+        if kind == "rsa" {
+            let agent = SshAgent::start(&house);
+            agent.add(&key);
+            let vouched = agent.lazaret(&house, &["agent", "vouch", AGENT, "--key", utf8(&public(&key))]);
+            assert_eq!(text(&vouched.stdout), "valid\n", "{}", text(&vouched.stderr));
+        } else {
+            house.ok(&["agent", "vouch", AGENT, "--key", utf8(&key), "--capabilities", "time/*"]);
+        }
         let vouched = &house.json(&["agent", "show", AGENT, "--json"])["agents"][0]["vouched"];
         std::fs::write(&document, canonical(&vouched["document"])).expect("the document can be written");
         std::fs::write(&signature, vouched["signature"].as_str().expect("armour"))
@@ -187,6 +194,48 @@ fn ssh_keygen_signs_what_is_printed_and_verifies_what_lazaret_signed() {
             .expect("ssh-keygen can be run");
         assert!(verified.status.success(), "{}{}", text(&verified.stdout), text(&verified.stderr));
     }
+}
+
+#[test]
+fn a_certificate_of_a_listed_authority_vouches_until_its_time_is_over() {
+    let Some(house) = house(false) else { return };
+    let (authority, key) = (ssh_key(&house, "authority", "rsa"), ssh_key(&house, "person", "ed25519"));
+    let listed = std::fs::read_to_string(public(&authority)).expect("a public key");
+    let line = format!("*@acme.example cert-authority,namespaces=\"vouch@lazaret\" {listed}");
+    std::fs::write(house.path("allowed_signers"), line).expect("the file can be written");
+    let agent = SshAgent::start(&house);
+    let certify = |principals: &str, validity: &str| {
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-I", "laptop", "-n", principals, "-V", validity, "-s"])
+            .arg(&authority)
+            .arg(public(&key)));
+        // The ssh-agent takes a certificate with its key.
+        run(Command::new("ssh-add").arg("-q").arg(&key).env("SSH_AUTH_SOCK", &agent.socket));
+        let certificate = house.path("person-cert.pub");
+        let vouched = agent.lazaret(&house, &["agent", "vouch", AGENT, "--key", utf8(&certificate)]);
+        run(Command::new("ssh-add").arg("-q").arg("-D").env("SSH_AUTH_SOCK", &agent.socket));
+        vouched
+    };
+    let vouched = certify(SIGNER, "-1m:+1h");
+    assert_eq!(text(&vouched.stdout), "valid\n", "{}", text(&vouched.stderr));
+    assert!(text(&vouched.stderr).contains(&format!("{SIGNER} vouches")), "{}", text(&vouched.stderr));
+    for (principals, validity, why) in
+        [("ann@other.example", "-1m:+1h", "names nobody whom"), (SIGNER, "-2h:-1h", "has ended")]
+    {
+        let refused = certify(principals, validity);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains(why), "{}", text(&refused.stderr));
+    }
+    // The same by hand: what ssh-keygen makes with a certificate.
+    certify(SIGNER, "-1m:+1h");
+    let document = house.path("document.json");
+    std::fs::write(&document, house.ok(&["agent", "vouch", AGENT, "--print"])).expect("the document can be written");
+    run(Command::new("ssh-keygen")
+        .args(["-q", "-Y", "sign", "-n", "vouch@lazaret", "-f"])
+        .arg(house.path("person-cert.pub"))
+        .arg(&document));
+    let signature = house.path("document.json.sig");
+    assert_eq!(house.ok(&["agent", "vouch", AGENT, "--signature", utf8(&signature)]), "valid\n");
 }
 
 /// Members of the document in their canonical order.

@@ -241,7 +241,7 @@ pub struct HttpConfig {
 }
 
 /// Tokens are short-lived: not even the configuration makes them last.
-const LONGEST_TOKEN: u64 = 3600;
+pub const LONGEST_TOKEN: u64 = 3600;
 
 impl Default for HttpConfig {
     fn default() -> Self {

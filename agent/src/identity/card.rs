@@ -71,7 +71,8 @@ impl Card {
                 card[name] = Value::from(value.as_str());
             }
         }
-        let signature = key.sign(signed_text(&Json::from_value(&card)).as_bytes())?;
+        // There is no number in it, so that this is RFC 8785 to the letter.
+        let signature = key.sign(format!("{PREFIX}{}", Json::from_value(&card).canonical()).as_bytes())?;
         card["signature"] = serde_json::to_value(signature).unwrap_or_default();
         Ok(format!("{card:#}\n"))
     }
@@ -103,7 +104,8 @@ impl Card {
             return Err(bad(format!("its key is of type {:?}, not Ed25519", short(&text("key_algorithm")?))));
         }
         let key = PublicKey::from_spki_pem(&text("public_key")?).map_err(|_| bad("its public_key is none".into()))?;
-        key.verify(signed_text(&card).as_bytes(), &signature)
+        let signed = card.jcs().ok_or_else(|| bad("one of its numbers is too large".into()))?;
+        key.verify(format!("{PREFIX}{signed}").as_bytes(), &signature)
             .map_err(|_| bad("its signature does not fit its content and key".into()))?;
         let address: Address = text("address")?.parse().map_err(|e| bad(format!("its address is none ({e})")))?;
         // Both are in use under this name.
@@ -124,6 +126,9 @@ impl Card {
         if expires_at <= now {
             return Err(bad(format!("it expired at {expires_at}")));
         }
+        if expires_at <= issued_at {
+            return Err(bad("it ends before it begins".into()));
+        }
         if expires_at.duration_since(issued_at) > MAX_LIFETIME {
             return Err(bad("it is valid for more than six months".into()));
         }
@@ -136,11 +141,6 @@ impl fmt::Display for Card {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} has the key {} until {}", self.address, self.key.fingerprint_raw(), self.expires_at)
     }
-}
-
-/// `card` is without its signature.
-fn signed_text(card: &Json) -> String {
-    format!("{PREFIX}{}", card.canonical())
 }
 
 fn short(text: &str) -> &str {

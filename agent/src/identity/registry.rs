@@ -45,10 +45,14 @@ pub enum RegistryError {
     RevokedKey { address: Address, fingerprint: String, at: Timestamp, reason: RevocationReason },
     #[error("cannot enroll {address}: its key is that of {holder}; give each agent a key of its own")]
     SharedKey { address: Address, holder: Address },
-    #[error("cannot change {address} from {from} to {to}: {from} agents cannot become {to}; {hint}")]
-    Transition { address: Address, from: AgentState, to: AgentState, hint: &'static str },
-    #[error("cannot enroll {address}: its end {not_after} has passed already; give a later --not-after")]
+    #[error("cannot change {address} from {from} to {to}: {hint}")]
+    Transition { address: Address, from: AgentState, to: AgentState, hint: String },
+    #[error("cannot let {address} end at {not_after}: that has passed already; give a later --not-after")]
     Ended { address: Address, not_after: Timestamp },
+    #[error(
+        "cannot take over the revocation of {text:?}: it is no fingerprint, which is SHA256: and the base64 of 32 bytes; nothing was taken over"
+    )]
+    NoFingerprint { text: String },
     #[error("cannot take the vouch of {0} back: nobody vouched for it; see `lazaret agent show {0}`")]
     NotVouched(Address),
     #[error(transparent)]
@@ -245,15 +249,20 @@ impl Registry {
 
     /// Lets in an agent that was enrolled and waits for an operator's word.
     pub fn activate(&self, address: &Address, by: &str) -> Result<Agent, RegistryError> {
-        let agent = self.require(address)?;
-        if agent.state != AgentState::Pending {
-            return Err(refused(&agent, AgentState::Active));
-        }
-        self.resume(address, by, "activated by an operator")
+        self.let_in(address, AgentState::Pending, by, "activated by an operator")
     }
 
+    /// Lets in an agent that was suspended.
     pub fn resume(&self, address: &Address, by: &str, why: &str) -> Result<Agent, RegistryError> {
+        self.let_in(address, AgentState::Suspended, by, why)
+    }
+
+    fn let_in(&self, address: &Address, from: AgentState, by: &str, why: &str) -> Result<Agent, RegistryError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = self.require(address)?;
+        if agent.state != from {
+            return Err(refused(&agent, AgentState::Active));
+        }
         let agent = self.stepped(address, AgentState::Active, by, why)?;
         self.record(&agent, Outcome::Permit, by, why)?;
         self.store.put(&agent)?;
@@ -296,9 +305,21 @@ impl Registry {
 }
 
 fn refused(agent: &Agent, to: AgentState) -> RegistryError {
-    let hint =
-        if agent.state.is_final() { "enroll the address again with a new key" } else { "see `lazaret agent show`" };
-    RegistryError::Transition { address: agent.address.clone(), from: agent.state, to, hint }
+    use AgentState::{Active, Pending, Suspended};
+    let (address, from) = (&agent.address, agent.state);
+    let hint = match (from, to) {
+        (from, to) if from == to && !from.is_final() => {
+            format!("it is {from} already; see `lazaret agent show {address}`")
+        }
+        (from, _) if from.is_final() => format!("{from} is final; enroll the address again with a new key"),
+        (Pending, Active) => format!("nobody has let it in yet; do that with `lazaret agent activate {address}`"),
+        (Pending, Suspended) => {
+            format!("nobody has let it in yet; to be rid of it run `lazaret agent deregister {address}`")
+        }
+        (Suspended, Active) => format!("it was let in before; let it in again with `lazaret agent resume {address}`"),
+        _ => format!("see `lazaret agent show {address}`"),
+    };
+    RegistryError::Transition { address: address.clone(), from, to, hint }
 }
 
 #[cfg(test)]

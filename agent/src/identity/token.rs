@@ -161,6 +161,9 @@ impl TokenRefused {
     pub fn next_step(&self) -> String {
         match self {
             Self::NotActive(e) => e.next_step(),
+            Self::TooLong { max, .. } if *max >= crate::config::LONGEST_TOKEN => {
+                format!("ask for --ttl {max}s at most")
+            }
             Self::TooLong { max, .. } => format!("ask for less with --ttl {max}s, or raise [http] max_token_secs"),
             Self::TooMany(_) => "wait until one expires, or revoke one with `lazaret agent token revoke ID`".into(),
             Self::Off => {

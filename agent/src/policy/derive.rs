@@ -130,6 +130,10 @@ impl Derived {
         if trimmed != text {
             self.add_path(trimmed, budget)?;
         }
+        // To whoever hands it to the kernel a path ends here.
+        if let Some((path, _)) = trimmed.split_once('\0') {
+            self.add_path(path, budget)?;
+        }
         if let Some(path) = path::of_file_url(trimmed) {
             self.add_path(&path, budget)?;
         }
@@ -137,7 +141,7 @@ impl Derived {
         if let Some(path) = path::decoded(trimmed) {
             self.add_path(&path, budget)?;
         }
-        for host in host::readings(trimmed) {
+        for host in host::readings(key, trimmed) {
             spend(budget, host.len())?;
             self.url_host.insert(host);
         }

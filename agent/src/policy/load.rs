@@ -25,7 +25,7 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     #[error(
-        "cannot read the policies {path}: {source}; check that the directory is readable, or remove it to use the built-in policy"
+        "cannot read the policies {path}: {source}; make it readable text, or remove it (without any, the built-in policy is in force)"
     )]
     Read { path: PathBuf, source: std::io::Error },
     #[error("cannot use the policy {path}: anybody may write to it (mode {mode:04o}); run `chmod o-w {path}`")]
@@ -181,7 +181,7 @@ impl Loader {
         if let Some(template) = set.templates().next() {
             let message =
                 format!("{} is a template (`?principal` or `?resource`): write a policy for each case", template.id());
-            self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+            self.faults.push(fault_of(path, text, &template.to_string(), message));
         }
         let text: Arc<str> = text.into();
         for policy in set.policies().cloned().collect::<Vec<_>>() {
@@ -198,7 +198,7 @@ impl Loader {
                             "{} reads context.input, which is known for one tool at a time; write `resource == Tool::\"server:tool\"` in its head",
                             policy.id()
                         );
-                        self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+                        self.faults.push(fault_of(path, &text, &policy.to_string(), message));
                     }
                 }
             }
@@ -222,10 +222,16 @@ impl Loader {
         let id = PolicyId::new(id);
         if !self.ids.insert(id.clone()) {
             let message = format!("the policy id {id} is taken by an earlier policy: give each @id once");
-            self.faults.push(PolicyFault { path: path.into(), line: 1, column: 1, message });
+            self.faults.push(fault_of(path, text, &policy.to_string(), message));
         }
         self.policies.push(LoadedPolicy { policy: policy.new_id(id), tool, path: path.into(), text: text.clone() });
     }
+}
+
+/// What is wrong with a whole policy stands where the policy does. Of two that read the same the later one is meant.
+fn fault_of(path: &Path, text: &str, policy: &str, message: String) -> PolicyFault {
+    let (line, column) = text.rfind(policy.trim()).map_or((1, 1), |at| line_column(text, at));
+    PolicyFault { path: path.into(), line, column, message }
 }
 
 fn fault(path: &Path, text: &str, error: &DetailedError) -> PolicyFault {
@@ -280,4 +286,28 @@ pub fn try_text(text: &str) -> Result<usize, Vec<PolicyFault>> {
     let Ok(mut loader) = Loader::new() else { return Ok(0) };
     loader.text(Path::new("policy.cedar"), text);
     if loader.faults.is_empty() { Ok(loader.policies.len()) } else { Err(loader.faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_whole_policy_is_told_where_it_stands() {
+        for (text, line, column, part) in [
+            (
+                "@id(\"a\") permit (principal, action, resource);\n  @id(\"a\")\nforbid (principal, action, resource);",
+                2,
+                3,
+                "taken",
+            ),
+            ("// c\npermit (principal == ?principal, action, resource);", 2, 1, "template"),
+            ("\n permit (principal, action, resource) when { context.input has x };", 2, 2, "one tool at a time"),
+        ] {
+            let mut loader = Loader::new().unwrap();
+            loader.text(Path::new("f"), text);
+            let fault = loader.faults.iter().find(|fault| fault.message.contains(part)).unwrap();
+            assert_eq!((fault.line, fault.column), (line, column), "{fault:?}");
+        }
+    }
 }

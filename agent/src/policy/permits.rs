@@ -3,6 +3,8 @@
 //! once. Fields are private to this file; there is no other constructor.
 
 mod asking;
+#[cfg(test)]
+mod order;
 
 use std::time::{Duration, Instant};
 
@@ -169,6 +171,12 @@ impl Wish {
 /// }
 /// ```
 ///
+/// nor get hold of what one gate hands to the next (that those keep their order is in `order.rs`):
+///
+/// ```compile_fail,E0603
+/// use lazaret::policy::permits::Permitted;
+/// ```
+///
 /// nor use one twice, for it cannot be copied:
 ///
 /// ```compile_fail,E0277
@@ -229,7 +237,15 @@ impl<'a> Routed<'a> {
             Err(over) => {
                 // Rounded up: who comes back at the time told is not told to wait again.
                 let seconds = over.wait.as_millis().div_ceil(1000).max(1);
-                let next_step = format!("come again in {seconds} s");
+                let next_step = match u64::try_from(seconds).ok().filter(|seconds| *seconds >= 120) {
+                    None => format!("come again in {seconds} s"),
+                    // Nobody counts that many: a person reads a time.
+                    Some(long) => {
+                        let then = jiff::Timestamp::now().saturating_add(Duration::from_secs(long));
+                        let then = then.map(|then| then.strftime(", at %Y-%m-%d %H:%M:%S UTC").to_string());
+                        format!("come again in {seconds} s{}", then.unwrap_or_default())
+                    }
+                };
                 let denied = Denied::new(RATE, format!("{} may take {}", over.whose, over.limit), next_step);
                 Err(Denied { retry_after: Some(over.wait), limit: Some(over.whose.to_string()), ..denied })
             }

@@ -37,7 +37,7 @@ impl From<RegistryError> for Failure {
             RegistryError::Unknown(_) => ErrorKind::NotFound,
             RegistryError::Vouch(VouchError::Signers(_)) => ErrorKind::Failed,
             RegistryError::Vouch(_) | RegistryError::Rotation(_) => ErrorKind::Conflict,
-            RegistryError::NoDelegationId(_) => ErrorKind::Invalid,
+            RegistryError::NoDelegationId(_) | RegistryError::NoFingerprint { .. } => ErrorKind::Invalid,
             RegistryError::Store(_) | RegistryError::Audit(_) => ErrorKind::Failed,
             _ => ErrorKind::Conflict,
         };

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::held;
-use crate::api::types::{AgentView, ImportCard, ImportRevocations, Imported};
+use crate::api::types::{AgentView, ImportCard, ImportRevocations, Imported, StatusView};
 use crate::cli::args::agent::{
     AgentRotateArgs, CardCommand, CardExportArgs, CardImportArgs, CardVerifyArgs, RevocationsArgs,
 };
@@ -80,6 +80,13 @@ async fn import(instance: &Instance, args: CardImportArgs) -> Result<(), CliErro
         return out::listing("agent", "agents", &[agent]);
     }
     out::line(agent.address.as_str())?;
+    let status: StatusView = instance.admin().get("/v1/status").await?;
+    if agent.address.scope(&status.provider).is_err() {
+        out::say(format!(
+            "NOTE: it is not of {}, the provider of this host's agents: who signed the card has chosen the address.",
+            status.provider
+        ));
+    }
     out::say(format!("{checked}. Let it in with: lazaret agent activate {}", agent.address));
     Ok(())
 }
@@ -138,13 +145,15 @@ pub async fn revocations(instance: &Instance, args: RevocationsArgs) -> Result<(
 /// What `--json` prints, or the bare array that others may send.
 fn parse(text: &str) -> Result<Vec<Revocation>, CliError> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Ours { revocations: Vec<Revocation> },
-        Bare(Vec<Revocation>),
+    struct Ours {
+        revocations: Vec<Revocation>,
     }
-    match serde_json::from_str(text) {
-        Ok(Either::Ours { revocations } | Either::Bare(revocations)) => Ok(revocations),
+    let read = match text.trim_start().starts_with('[') {
+        true => serde_json::from_str(text),
+        false => serde_json::from_str(text).map(|Ours { revocations }| revocations),
+    };
+    match read {
+        Ok(revocations) => Ok(revocations),
         Err(e) => Err(CliError::Failed(format!(
             "cannot read the revocations: {e}; give an array of {{fingerprint, agent_address, revoked_at, reason, superseded_by}}"
         ))),

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
-use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
+use ssh_key::public::KeyData;
+use ssh_key::{Certificate, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
 
 use crate::api::types::{DraftVouch, GiveVouch, Why};
 use crate::cli::args::agent::AgentVouchArgs;
@@ -97,7 +98,7 @@ fn tell(address: &Address, document: &str, measurement: Option<&Measurement>) ->
             for part in &measurement.parts {
                 let kind = serde_json::to_value(part.kind).unwrap_or_default();
                 let kind = kind.as_str().unwrap_or_default().to_owned();
-                out::say(format!("    {kind:<14}{}", out::visible(&part.name)));
+                out::say(format!("    {kind:<14}{}{}", out::visible(&part.name), left_out(&part.digest)));
             }
         }
         None => out::say(
@@ -105,6 +106,17 @@ fn tell(address: &Address, document: &str, measurement: Option<&Measurement>) ->
         ),
     }
     Ok(())
+}
+
+/// What a digest does not stand for: whoever vouches is to know it.
+fn left_out(digest: &str) -> String {
+    if digest.starts_with("sha256:") {
+        return String::new();
+    }
+    match digest.strip_prefix("sha256-of-").and_then(|rest| rest.split_once("-files:")) {
+        Some((files, _)) => format!("  ({files} of its files; NOT the others, there are too many)"),
+        None => format!("  ({})", out::visible(digest)),
+    }
 }
 
 fn sign(key: Option<&Path>, signers: &[String], message: &[u8]) -> Result<String, CliError> {
@@ -116,6 +128,7 @@ fn sign(key: Option<&Path>, signers: &[String], message: &[u8]) -> Result<String
     let text = super::read_file(path, LONGEST)?;
     if !text.trim_start().starts_with("-----BEGIN") {
         let key = PublicKey::from_openssh(text.trim())
+            .or_else(|e| Certificate::from_openssh(text.trim()).map(|cert| KeyData::from(cert).into()).map_err(|_| e))
             .map_err(|e| CliError::Failed(format!("cannot read the SSH key {}: {e}", path.display())))?;
         return by_agent(&[key], &format!("is that of {}", path.display()), message).and_then(armoured);
     }
@@ -152,4 +165,16 @@ fn by_agent(wanted: &[PublicKey], which: &str, message: &[u8]) -> Result<SshSig,
     let data = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, message).map_err(CliError::failed)?;
     let signature = agent.sign(&identity.blob, &data).map_err(CliError::failed)?;
     SshSig::new(key.key_data().clone(), NAMESPACE, HashAlg::Sha512, signature).map_err(CliError::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left_out;
+
+    #[test]
+    fn who_vouches_is_told_what_was_not_measured() {
+        assert_eq!(left_out("sha256:00"), "");
+        assert!(left_out("sha256-of-512-files:00").contains("512 of its files; NOT the others"));
+        assert_eq!(left_out("unmeasured: a file of uid 7"), "  (unmeasured: a file of uid 7)");
+    }
 }

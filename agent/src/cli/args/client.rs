@@ -14,7 +14,7 @@ Example, in an MCP client's config:
                               \"args\": [\"connect\", \"--agent\", \"claude-code@ann.lazaret.local\"]}}}")]
 pub struct ConnectArgs {
     /// Address of the agent that connects: NAME@SCOPE.PROVIDER.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true)]
     pub agent: String,
     #[command(flatten)]
     pub key: super::agent::KeyChoice,
@@ -39,7 +39,7 @@ Examples:
 stdout is the token alone; where it serves and until when is said on stderr.")]
 pub struct TokenArgs {
     /// Address of the agent that the client acts as: NAME@SCOPE.PROVIDER.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true)]
     pub agent: String,
     /// For how long: 90s, 10m, 1h [default: [http] token_secs of the daemon]
     #[arg(long, value_name = "TIME")]

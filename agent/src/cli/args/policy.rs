@@ -59,6 +59,7 @@ Examples:
   lazaret policy explain --agent claude@acme.lazaret.local --tool fs:read_file --arguments call.json
   echo '{}' | lazaret policy explain --agent claude@acme.lazaret.local --tool time:now --arguments -")]
 pub struct PolicyExplainArgs {
+    /// Id of a call, or number of an audit record; see `lazaret audit tail`.
     #[arg(value_name = "CALL", required_unless_present = "agent", conflicts_with_all = ["agent", "tool", "arguments", "uid"])]
     pub call: Option<String>,
     /// Address of the agent that would call.

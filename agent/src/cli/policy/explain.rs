@@ -63,14 +63,24 @@ fn described(explanation: &Explanation) -> Result<(), CliError> {
     out::field("because", out::visible(&explanation.reason))?;
     out::field("decided by", out::visible(&list(&explanation.policies)))?;
     for change in &explanation.changes {
-        out::field("would change", out::visible(change))?;
+        out::field("would change", short(&out::visible(change)))?;
     }
-    for near in &explanation.near {
+    // What is far from deciding is in the JSON.
+    for near in explanation.near.iter().filter(|near| near.held > 0) {
         let text =
             format!("{} {}: {} of its conditions hold, then not: {}", near.effect, near.policy, near.held, near.failed);
-        out::field("near", out::visible(&text))?;
+        out::field("near", short(&out::visible(&text)))?;
     }
     Ok(())
+}
+
+/// A condition may be a list of hundreds; `--json` has all of it.
+fn short(text: &str) -> String {
+    const MOST: usize = 240;
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{} ... (whole with --json)", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 fn list(policies: &[String]) -> String {

@@ -21,7 +21,7 @@ fn with(key: &AgentKey, change: impl Fn(&mut Value)) -> Result<Card, CardError> 
     let mut value: Value = serde_json::from_str(&card(key, MAX_LIFETIME)).unwrap();
     value.as_object_mut().unwrap().remove("signature");
     change(&mut value);
-    let signature = key.sign(signed_text(&Json::from_value(&value)).as_bytes());
+    let signature = key.sign(format!("{PREFIX}{}", Json::from_value(&value).canonical()).as_bytes());
     value["signature"] = serde_json::to_value(signature).unwrap();
     Card::verify(&value.to_string(), now())
 }
@@ -130,4 +130,32 @@ proptest! {
             prop_assert!(Card::verify(&changed, now()).is_err(), "{}", changed);
         }
     }
+}
+
+#[test]
+fn another_implementation_s_numbers_are_canonical_and_its_spelling_is_free() {
+    let key = AgentKey::generate().unwrap();
+    let signed = |member: &str, as_signed: &str| {
+        let mut text = Json::parse(&card(&key, MAX_LIFETIME), 8).unwrap();
+        text.remove("signature").unwrap();
+        text.set("zz", Json::parse(as_signed, 8).unwrap());
+        let signature = key.sign(format!("{PREFIX}{}", text.canonical()).as_bytes());
+        text.set("zz", Json::parse(member, 8).unwrap());
+        text.set("signature", Json::from_value(&serde_json::to_value(signature).unwrap()));
+        Card::verify(&text.to_text(), now()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    assert_eq!(signed("[1.0, -0.0, 1E21, 0.0000001, 2.50]", "[1,0,1e+21,1e-7,2.5]"), Ok(()));
+    assert!(signed("[1.5]", "[1]").unwrap_err().contains("does not fit"));
+    assert!(signed("[1e999]", "[1e999]").unwrap_err().contains("too large"));
+}
+
+#[test]
+fn a_card_that_ends_before_it_begins_is_refused() {
+    let key = AgentKey::generate().unwrap();
+    let error = with(&key, |card| {
+        card["issued_at"] = "2026-06-01T12:04:00Z".into();
+        card["expires_at"] = "2026-06-01T12:02:00Z".into();
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("ends before it begins"), "{error}");
 }

@@ -147,7 +147,7 @@ pub(super) enum Found {
 
 /// What is in a directory.
 pub(super) struct Listing {
-    /// Sorted, with whether each is a directory.
+    /// Sorted, with whether each is a directory, or a link to one.
     pub(super) names: Vec<(OsString, bool)>,
     /// Those are all.
     pub(super) whole: bool,
@@ -226,6 +226,19 @@ impl<'a> Files<'a> {
         Ok(Found::Measured(digest, Stamp::of(&meta)))
     }
 
+    /// The first bytes of a file that may be measured.
+    pub(super) fn head(&self, path: &Path, most: u64) -> Option<Vec<u8>> {
+        let looked = self.look(path).ok()?;
+        let meta = looked.metadata().ok()?;
+        if !meta.is_file() || waits_for_a_process(&looked) || !self.may_read(&meta) {
+            return None;
+        }
+        let file = File::open(format!("/proc/self/fd/{}", looked.as_raw_fd())).ok()?;
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
     fn may_read(&self, meta: &Metadata) -> bool {
         meta.uid() == self.uid || (meta.uid() == 0 && meta.mode() & 0o004 != 0)
     }
@@ -244,7 +257,11 @@ impl<'a> Files<'a> {
                 whole = false;
                 break;
             }
-            names.push((entry.file_name(), entry.file_type().is_ok_and(|kind| kind.is_dir())));
+            let leads_to_dir = || self.look(&dir.join(entry.file_name())).ok()?.metadata().ok();
+            let is_dir = entry.file_type().is_ok_and(|kind| {
+                kind.is_dir() || (kind.is_symlink() && leads_to_dir().is_some_and(|meta| meta.is_dir()))
+            });
+            names.push((entry.file_name(), is_dir));
         }
         names.sort();
         Some(Listing { names, whole, stamp: Stamp::of(&meta) })

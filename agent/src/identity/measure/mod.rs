@@ -11,6 +11,7 @@
 mod argv;
 mod files;
 mod profile;
+mod python;
 mod scripts;
 mod select;
 mod survey;

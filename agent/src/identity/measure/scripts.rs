@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::files::{Files, Found, Listing, Stamp};
+use super::python;
 
 const INTERPRETERS: [&str; 9] = ["node", "nodejs", "bun", "deno", "python", "ruby", "perl", "electron", "tsx"];
 /// Flags of those whose value is a word of its own; where it is a file, that is code too.
@@ -28,6 +29,8 @@ const WITH_VALUE: [&str; 14] = [
 ];
 /// Files that hold code or say what is loaded.
 const CODE: [&str; 11] = ["js", "mjs", "cjs", "json", "node", "wasm", "ts", "py", "pyc", "so", "rb"];
+/// Those of them that Python imports.
+const PYTHON: [&str; 3] = ["py", "pyc", "so"];
 const MOST_FILES: usize = 512;
 const MOST_DIRS: usize = 256;
 const DEEPEST: usize = 8;
@@ -37,6 +40,8 @@ const HIGHEST: usize = 6;
 pub(super) enum Script {
     File(PathBuf),
     Package(PathBuf),
+    /// Python's modules in a directory.
+    Modules(PathBuf),
     /// What is run, and why it has no digest.
     Unknown(String, &'static str),
 }
@@ -94,17 +99,22 @@ pub(super) fn of(exe: &str, argv: &[Vec<u8>], cwd: &Path, files: &Files<'_>) -> 
     for (at, word) in found.iter().enumerate() {
         let word = Path::new(OsStr::from_bytes(word));
         let Some(real) = files.resolve(&cwd.join(word)).filter(|_| !word.as_os_str().is_empty()) else { continue };
-        if script
-            && at + 1 == found.len()
-            && let Some(package) = package(&real, files)
-        {
-            scripts.push(Script::Package(package));
+        if script && at + 1 == found.len() {
+            match package(&real, files) {
+                Some(package) => scripts.push(Script::Package(package)),
+                None if python::is_python(exe) => scripts.extend(python::of_script(&real, files)),
+                None => {}
+            }
         }
         scripts.push(Script::File(real));
     }
     if let Some(at) = argv.iter().position(|word| word == b"-m").filter(|_| !script) {
         let module = argv.get(at + 1).map(|module| String::from_utf8_lossy(module).into_owned()).unwrap_or_default();
-        scripts.push(Script::Unknown(format!("module {module}"), "the interpreter finds the module by itself"));
+        let called = argv.first().map(|word| cwd.join(OsStr::from_bytes(word))).unwrap_or_default();
+        let found = python::of_module(&module, &[&called, Path::new(exe)], cwd, files);
+        scripts.push(found.unwrap_or_else(|| {
+            Script::Unknown(format!("module {module}"), "the interpreter finds the module by itself")
+        }));
     }
     scripts
 }
@@ -122,29 +132,38 @@ pub(super) struct Tree {
     pub(super) watched: Vec<(PathBuf, Stamp)>,
 }
 
-/// One digest over the names and digests of a package's files of code, without the packages that it depends on.
-pub(super) fn tree(root: &Path, files: &Files<'_>) -> Tree {
+/// One digest over the names and digests of a package's files of code, without the packages that it depends on. Of
+/// `modules` only those that Python can import from `root` count: what lies there otherwise may be somebody's home.
+pub(super) fn tree(root: &Path, files: &Files<'_>, modules: bool) -> Tree {
     let mut watched = Vec::new();
     let mut listed: Vec<(PathBuf, String)> = Vec::new();
     let mut bounded = false;
     let mut dirs = vec![(root.to_path_buf(), 0)];
     let mut seen_dirs = 0;
+    let counts = |path: &Path| {
+        let kind = path.extension().unwrap_or_default();
+        CODE.iter().any(|code| kind == *code) && (!modules || PYTHON.iter().any(|code| kind == *code))
+    };
     while let Some((dir, depth)) = dirs.pop() {
+        let listing = files.list(&dir, 4 * MOST_FILES);
+        let Some(Listing { names, whole, stamp }) = listing else { continue };
+        if modules && depth > 0 && !names.iter().any(|(name, _)| name == "__init__.py") {
+            continue;
+        }
         seen_dirs += 1;
         if seen_dirs > MOST_DIRS || listed.len() >= MOST_FILES {
             bounded = true;
             break;
         }
-        let Some(Listing { names, whole, stamp }) = files.list(&dir, 4 * MOST_FILES) else { continue };
         bounded |= !whole;
         watched.push((dir.clone(), stamp));
         for (name, is_dir) in names.into_iter().rev() {
             let path = dir.join(&name);
             if is_dir {
-                if depth < DEEPEST && name != "node_modules" && name != ".git" {
+                if depth < DEEPEST && name != "node_modules" && name != ".git" && name != "__pycache__" {
                     dirs.push((path, depth + 1));
                 }
-            } else if path.extension().is_some_and(|kind| CODE.iter().any(|code| kind == *code)) {
+            } else if counts(&path) {
                 if listed.len() >= MOST_FILES {
                     bounded = true;
                     continue;

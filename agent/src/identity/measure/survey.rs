@@ -141,9 +141,11 @@ impl Survey {
         match script {
             scripts::Script::File(path) => drop(self.file(files, PartKind::Script, path, None)),
             scripts::Script::Unknown(name, why) => self.part(PartKind::Script, name.clone(), unmeasured(why)),
-            scripts::Script::Package(root) => {
-                let tree = scripts::tree(root, files);
-                self.part(PartKind::Script, root.join("*").to_string_lossy(), tree.digest);
+            scripts::Script::Package(root) | scripts::Script::Modules(root) => {
+                let modules = matches!(script, scripts::Script::Modules(_));
+                let tree = scripts::tree(root, files, modules);
+                let name = root.join(if modules { "*.py" } else { "*" });
+                self.part(PartKind::Script, name.to_string_lossy(), tree.digest);
                 self.watched
                     .extend(tree.watched.into_iter().map(|(path, stamp)| (files.seen_from_here(&path), Some(stamp))));
             }

@@ -118,6 +118,26 @@ fn two_starts_of_one_client_are_the_same_and_each_change_is_named() {
     assert_eq!(drift(&now, &scene.measure()), [(Drift::Changed, PartKind::Executable, exe)]);
 }
 
+/// Whoever keeps these files under version control links them to where they are used.
+#[test]
+fn instructions_behind_a_linked_directory_are_measured_and_a_link_in_a_circle_ends() {
+    let scene = scene(&[]);
+    fs::create_dir_all(scene.path("dotfiles/deploy")).unwrap();
+    fs::write(scene.path("dotfiles/deploy/SKILL.md"), "deploy").unwrap();
+    let before = scene.measure();
+    fs::create_dir_all(scene.path("home/.claude/skills")).unwrap();
+    std::os::unix::fs::symlink(scene.path("dotfiles/deploy"), scene.path("home/.claude/skills/deploy")).unwrap();
+    let linked = scene.measure();
+    let skill = scene.path("home/.claude/skills/deploy/SKILL.md").to_string_lossy().into_owned();
+    assert_eq!(drift(&before, &linked), [(Drift::Added, PartKind::Instructions, skill.clone())]);
+    let survey = scene.survey();
+    fs::write(scene.path("dotfiles/deploy/SKILL.md"), "deploy to production").unwrap();
+    assert!(!survey.still_holds(), "a change of what a link leads to is seen");
+    assert_eq!(drift(&linked, &scene.measure()), [(Drift::Changed, PartKind::Instructions, skill)]);
+    std::os::unix::fs::symlink(".", scene.path("home/.claude/skills/again")).unwrap();
+    assert!(scene.measure().parts.len() < 1000);
+}
+
 #[test]
 fn a_survey_holds_until_something_of_it_changes() {
     let scene = scene(&[]);

@@ -20,12 +20,14 @@ impl Registry {
     }
 
     /// Takes over revocations of keys, wherever they were made; returns how many were new. Of a key that is
-    /// revoked already, the record that is here stays.
+    /// revoked already, the record that is here stays. Agents that have such a key are revoked with it.
     pub fn import_revocations(&self, revocations: Vec<Revocation>, by: &str) -> Result<usize, RegistryError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fresh = Vec::new();
-        for revocation in revocations {
-            if self.store.get::<Revocation>(&revocation.fingerprint)?.is_none() {
+        let mut fresh: Vec<Revocation> = Vec::new();
+        for mut revocation in revocations {
+            revocation.fingerprint = fingerprint(&revocation.fingerprint)?;
+            let again = fresh.iter().any(|other| other.fingerprint == revocation.fingerprint);
+            if !again && self.store.get::<Revocation>(&revocation.fingerprint)?.is_none() {
                 fresh.push(revocation);
             }
         }
@@ -34,6 +36,18 @@ impl Registry {
         for revocation in &fresh {
             let entry = Entry::new(Kind::Agent, Outcome::Deny, by).agent(revocation.agent_address.as_str());
             self.audit.record(entry.reason("revocation imported").detail(json!(revocation)))?;
+        }
+        for mut agent in self.list()?.into_iter().filter(|agent| agent.state.can_become(AgentState::Revoked)) {
+            let named = |revocation: &&Revocation| {
+                [&agent.fingerprint, &agent.fingerprint_spki].contains(&&revocation.fingerprint)
+            };
+            let Some(revocation) = fresh.iter().find(named) else { continue };
+            let why = format!("its key was revoked elsewhere: {}", revocation.reason);
+            agent.revoked = Some(revocation.clone());
+            agent.step(AgentState::Revoked, by, &why);
+            self.store.put(&agent)?;
+            self.changed();
+            self.record(&agent, Outcome::Deny, by, &why)?;
         }
         Ok(fresh.len())
     }
@@ -71,5 +85,16 @@ impl Registry {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A fingerprint as it is written here: others leave out what pads it.
+fn fingerprint(text: &str) -> Result<String, RegistryError> {
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::STANDARD_NO_PAD;
+    let digest = text.strip_prefix("SHA256:").and_then(|rest| base64.decode(rest.trim_end_matches('=')).ok());
+    match digest.filter(|digest| digest.len() == 32) {
+        Some(digest) => Ok(format!("SHA256:{}", base64::engine::general_purpose::STANDARD.encode(digest))),
+        None => Err(RegistryError::NoFingerprint { text: text.chars().take(80).collect() }),
     }
 }

@@ -14,6 +14,8 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
+/// An RSA key signs over SHA-1 where nothing else is asked for.
+const RSA_SHA2_512: u32 = 4;
 /// OpenSSH's own bound.
 const LONGEST: usize = 256 << 10;
 /// A human may have to touch a key, or to type a PIN.
@@ -85,7 +87,8 @@ impl SshAgent {
             request.extend_from_slice(&(text.len() as u32).to_be_bytes());
             request.extend_from_slice(text);
         }
-        request.extend_from_slice(&0u32.to_be_bytes());
+        let rsa = blob.get(4..).is_some_and(|name| name.starts_with(b"ssh-rsa"));
+        request.extend_from_slice(&(if rsa { RSA_SHA2_512 } else { 0 }).to_be_bytes());
         parse_signature(&self.ask(&request)?)
     }
 

@@ -4,6 +4,7 @@
 //! Invariant: a vouch counts only while the signature verifies with a key that `allowed_signers`
 //! names at this moment, for this namespace, and the document is about the key that the agent has.
 
+mod certificate;
 mod document;
 mod signers;
 mod sshsig;
@@ -33,7 +34,9 @@ pub enum VouchError {
         "cannot take the signature: it is for the namespace {0:?}; make it with `ssh-keygen -Y sign -n {NAMESPACE}`"
     )]
     Namespace(String),
-    #[error("cannot take the signature: {0} keys are not supported; use an ed25519, ecdsa or sk- key")]
+    #[error(
+        "cannot take the signature: {0} keys are not supported; use an ed25519, rsa, ecdsa (256 or 384 bits) or sk- key"
+    )]
     Algorithm(String),
     #[error("cannot take the signature: it does not fit the document; sign exactly the bytes that --print gave")]
     Mismatch,

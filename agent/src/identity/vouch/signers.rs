@@ -7,12 +7,14 @@ mod file;
 mod line;
 
 use jiff::Timestamp;
-use ssh_key::{HashAlg, PublicKey};
+use ssh_key::public::KeyData;
+use ssh_key::{Certificate, HashAlg};
 
 pub use file::SignerFile;
 use line::Line;
 
 use super::VouchError;
+use super::certificate::principals;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignersError {
@@ -45,21 +47,39 @@ impl Signers {
         Ok(Self(lines))
     }
 
-    /// The principals of the first line that lets `key` sign in `namespace` at `at`.
-    pub fn allow(&self, key: &PublicKey, namespace: &str, at: Timestamp) -> Result<String, VouchError> {
-        let mut why = "allowed_signers has no line with this key".to_owned();
-        for line in self.0.iter().filter(|line| line.key.key_data() == key.key_data()) {
-            match line.allows(namespace, at) {
-                Ok(()) => return Ok(line.principals.clone()),
+    /// Who signed: the principals of the first line that lets `key` sign in `namespace` at `at`, or those of its
+    /// certificate that a line with the certificate's authority lets in.
+    pub fn allow(&self, key: &KeyData, namespace: &str, at: Timestamp) -> Result<String, VouchError> {
+        let certificate = key.certificate();
+        let subject = certificate.map_or(key, Certificate::public_key);
+        let listed = certificate.map_or(key, Certificate::signature_key);
+        let mut why = match certificate {
+            None => "allowed_signers has no line with this key".to_owned(),
+            Some(_) => "allowed_signers has no cert-authority line with the key that signed its certificate".to_owned(),
+        };
+        for line in self.0.iter().filter(|line| line.key.key_data() == listed) {
+            let verdict = match (certificate, line.is_authority()) {
+                (None, false) => line.allows(namespace, at).map(|()| line.principals.clone()),
+                (Some(certificate), true) => line.allows(namespace, at).and_then(|()| {
+                    principals(certificate, &line.principals, at)
+                        .map_err(|cause| format!("is for its certificate, which {cause}"))
+                }),
+                (None, true) => {
+                    Err("is a cert-authority: it signs certificates; sign with a key that it has certified".into())
+                }
+                (Some(_), false) => Err("lists that key itself; write cert-authority before it".into()),
+            };
+            match verdict {
+                Ok(by) => return Ok(by),
                 Err(cause) => why = format!("line {} of allowed_signers {cause}", line.number),
             }
         }
-        Err(VouchError::Signer { key: key.fingerprint(HashAlg::Sha256).to_string(), why })
+        Err(VouchError::Signer { key: subject.fingerprint(HashAlg::Sha256).to_string(), why })
     }
 
     /// The keys that may sign in `namespace` now, as `authorized_keys` writes them.
     pub fn keys(&self, namespace: &str, at: Timestamp) -> Vec<String> {
-        let may = self.0.iter().filter(|line| line.allows(namespace, at).is_ok());
+        let may = self.0.iter().filter(|line| !line.is_authority() && line.allows(namespace, at).is_ok());
         may.filter_map(|line| line.key.to_openssh().ok()).collect()
     }
 }

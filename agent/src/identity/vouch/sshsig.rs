@@ -1,7 +1,9 @@
 //! Reading and checking SSH signatures (`SSHSIG`, as `ssh-keygen -Y sign` makes them).
 
+use ed25519_dalek::Verifier as _;
 use jiff::Timestamp;
-use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig};
+use ssh_key::public::{KeyData, RsaPublicKey};
+use ssh_key::{Algorithm, EcdsaCurve, HashAlg, Signature, SshSig};
 
 use super::{Signers, VouchError};
 
@@ -30,21 +32,54 @@ pub fn verify(message: &[u8], armour: &str, signers: &Signers, at: Timestamp) ->
     if signature.namespace() != NAMESPACE {
         return Err(VouchError::Namespace(signature.namespace().chars().take(80).collect()));
     }
-    let key = PublicKey::from(signature.public_key().clone());
-    if matches!(key.algorithm(), Algorithm::Rsa { .. } | Algorithm::Dsa | Algorithm::Other(_)) {
+    let presented = signature.public_key();
+    // A certificate stands for the key that it is about.
+    let (key, algorithm) = match presented {
+        KeyData::Certificate(certificate) => {
+            (certificate.public_key(), certificate.algorithm().to_certificate_type().to_string())
+        }
+        key => (key, key.algorithm().to_string()),
+    };
+    if !is_supported(key) {
         return Err(VouchError::Algorithm(key.algorithm().to_string()));
     }
-    let by = signers.allow(&key, NAMESPACE, at)?;
-    if signature.algorithm() != key.algorithm() {
+    let by = signers.allow(presented, NAMESPACE, at)?;
+    let signed = SshSig::signed_data(NAMESPACE, signature.hash_alg(), message).map_err(|_| VouchError::Mismatch)?;
+    if !fits(key, &signed, signature.signature()) {
         return Err(VouchError::Mismatch);
     }
-    key.verify(NAMESPACE, message, &signature).map_err(|_| VouchError::Mismatch)?;
     // After the signature, which covers the flags.
-    let security_key = matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
+    let security_key = matches!(key, KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_));
     if security_key && !user_was_present(signature.signature_bytes()) {
         return Err(VouchError::NoTouch);
     }
-    Ok(Signed { by, key: key.fingerprint(HashAlg::Sha256).to_string(), algorithm: key.algorithm().to_string() })
+    Ok(Signed { by, key: key.fingerprint(HashAlg::Sha256).to_string(), algorithm })
+}
+
+/// Whether a signature of such a key can be verified here.
+pub(super) fn is_supported(key: &KeyData) -> bool {
+    !matches!(key.algorithm(), Algorithm::Dsa | Algorithm::Other(_) | Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 })
+        && !key.is_certificate()
+}
+
+/// Whether `signature` is one of `key` over `data`, made in that key's own way.
+pub(super) fn fits(key: &KeyData, data: &[u8], signature: &Signature) -> bool {
+    match key {
+        KeyData::Rsa(key) => rsa_fits(key, data, signature),
+        _ => signature.algorithm() == key.algorithm() && key.verify(data, signature).is_ok(),
+    }
+}
+
+/// From 2048 bits on, and never over SHA-1.
+fn rsa_fits(key: &RsaPublicKey, data: &[u8], signature: &Signature) -> bool {
+    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents};
+    let how = match signature.algorithm() {
+        Algorithm::Rsa { hash: Some(HashAlg::Sha256) } => &RSA_PKCS1_2048_8192_SHA256,
+        Algorithm::Rsa { hash: Some(HashAlg::Sha512) } => &RSA_PKCS1_2048_8192_SHA512,
+        _ => return false,
+    };
+    let (Some(n), Some(e)) = (key.n().as_positive_bytes(), key.e().as_positive_bytes()) else { return false };
+    RsaPublicKeyComponents { n, e }.verify(how, data, signature.as_bytes()).is_ok()
 }
 
 /// Reads an armoured signature, whoever made it and whatever for.

@@ -2,6 +2,7 @@
 
 use ed25519_dalek::Signer as _;
 use sha2::{Digest as _, Sha256};
+use ssh_key::certificate::Builder;
 use ssh_key::private::Ed25519Keypair;
 use ssh_key::public::{Ed25519PublicKey, KeyData, SkEd25519};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, Signature, SshSig};
@@ -31,4 +32,16 @@ pub(crate) fn security_key(flags: u8, namespace: &str, message: &str) -> (Public
     let data = KeyData::SkEd25519(public);
     let armour = SshSig::new(data.clone(), namespace, HashAlg::Sha512, signature).unwrap();
     (PublicKey::from(data), armour.to_pem(LineEnding::LF).unwrap())
+}
+
+/// A signature over `document` by a key that another has certified for June 2026, after `shape`.
+pub(crate) fn certified(subject: u8, authority: u8, shape: &dyn Fn(&mut Builder)) -> String {
+    let (subject, authority) = (signer(subject), signer(authority));
+    // 1 June and 1 July.
+    let mut builder = Builder::new([7; 32], subject.public_key().clone(), 1_780_272_000, 1_782_864_000).unwrap();
+    shape(&mut builder);
+    let certificate = builder.sign(&authority).unwrap();
+    let signature = subject.sign(super::NAMESPACE, HashAlg::Sha512, b"document").unwrap();
+    let armour = SshSig::new(certificate.into(), super::NAMESPACE, HashAlg::Sha512, signature.signature().clone());
+    armour.unwrap().to_pem(LineEnding::LF).unwrap()
 }

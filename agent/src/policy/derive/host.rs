@@ -1,9 +1,74 @@
 //! Hosts of URLs. Clients disagree on `http://a\@b` and the like: every reading counts.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The hosts that some client would connect to if it were given `text`.
-pub(super) fn readings(text: &str) -> Vec<String> {
+/// How the names of members end whose text is a place on the network, with or without a scheme.
+const PLACES: [&str; 11] =
+    ["url", "urls", "uri", "uris", "href", "link", "endpoint", "host", "hosts", "hostname", "domain"];
+
+/// Schemes of what is no such place.
+const NO_PLACES: [&str; 9] = ["file", "mailto", "tel", "sms", "data", "javascript", "urn", "about", "blob"];
+
+/// Names of this host beside `localhost` itself, as hosts files have them.
+const LOCAL_NAMES: [&str; 6] =
+    ["localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback", "loopback"];
+
+/// The hosts that some client would connect to if it were given `text` below `key`.
+pub(super) fn readings(key: Option<&str>, text: &str) -> Vec<String> {
+    let mut hosts = readings_of(text);
+    // Python takes `<URL:http://host>` for the URL in it, and browsers have schemes before schemes.
+    if let Some(inner) = inner(text) {
+        hosts.extend(readings_of(inner));
+    }
+    if let Some(host) = without_scheme(key, text) {
+        hosts.extend(readings_of(&format!("http://{host}")));
+    }
+    let local: Vec<String> = hosts.iter().filter_map(|host| local(host)).collect();
+    hosts.extend(local);
+    hosts
+}
+
+/// The URL behind what is no part of it.
+fn inner(text: &str) -> Option<&str> {
+    let (before, _) = text.split_once("://")?;
+    let scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let wrap = before.trim_end_matches(scheme);
+    let closed = wrap.trim_end().ends_with([':', '<', '(', '[', '"', '\'']) && wrap.len() <= 64;
+    closed.then(|| text[wrap.len()..].trim_end_matches(['>', ']', ')', '"', '\'']))
+}
+
+/// What curl and the like connect to without a scheme: anything where places on the network stand, elsewhere an
+/// address with a port or a path behind it. A relative path looks the same as a name.
+fn without_scheme<'a>(key: Option<&str>, text: &'a str) -> Option<&'a str> {
+    let scheme = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    if text.contains("://") || text.len() > 4096 || text.starts_with(['/', '\\', '.', '~']) {
+        return None;
+    }
+    if NO_PLACES.contains(&scheme.as_str()) {
+        return None;
+    }
+    let name = key.map(|key| key.to_ascii_lowercase()).unwrap_or_default();
+    let head = &text[..text.find(['/', '?', '#', '\\']).unwrap_or(text.len())];
+    let host = host_of(head);
+    let place = PLACES.iter().any(|end| name.ends_with(end)) && !text.contains(char::is_whitespace);
+    let address = host.len() < text.len()
+        && (host.starts_with('[')
+            || host == "localhost"
+            || host.split('.').filter(|part| !part.is_empty()).count() == 4)
+        && url::Host::parse(host).is_ok_and(|host| !matches!(host, url::Host::Domain(name) if name != "localhost"));
+    (place || address).then_some(text)
+}
+
+/// The one name for what is this host, whichever of its names and addresses was written.
+fn local(host: &str) -> Option<String> {
+    if host.ends_with(".localhost") || LOCAL_NAMES.contains(&host) {
+        return Some("localhost".into());
+    }
+    let address: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+    address.is_loopback().then(|| "127.0.0.1".into())
+}
+
+fn readings_of(text: &str) -> Vec<String> {
     let mut hosts = Vec::new();
     let mut add = |host: &str| {
         let host = host.trim_end_matches('.').to_lowercase();
@@ -27,6 +92,10 @@ pub(super) fn readings(text: &str) -> Vec<String> {
             add(host_of(host.split('@').next().unwrap_or_default()));
         }
     }
+    // Old ones look for the `@` before they look for the `?` and the `#`.
+    if let Some(authority) = up_to_the_path(text) {
+        add(host_of(authority));
+    }
     // An address that stands alone, with or without a port, is what some tool connects to.
     let alone = text.trim_matches(['[', ']']).parse::<IpAddr>().ok();
     if let Some(address) = alone.or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip())) {
@@ -40,7 +109,15 @@ pub(super) fn readings(text: &str) -> Vec<String> {
 
 fn mapped(host: &str) -> Option<String> {
     let address: Ipv6Addr = host.trim_matches(['[', ']']).parse().ok()?;
-    address.to_ipv4().map(|v4| v4.to_string())
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    let embedded = match address.segments() {
+        // NAT64, 6to4, and what translators call an IPv4 host.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
+            Some(v4(high, low))
+        }
+        _ => address.to_ipv4(),
+    };
+    embedded.map(|v4| v4.to_string())
 }
 
 /// The scheme of what is written like a URL, lower case.
@@ -77,15 +154,24 @@ pub(super) fn ports(text: &str) -> Vec<u16> {
 
 /// What stands between `scheme://` (or a bare `//`) and the path.
 fn authority(text: &str) -> Option<&str> {
-    let rest = match text.strip_prefix("//") {
+    let rest = behind_scheme(text)?;
+    Some(&rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
+}
+
+/// The same where `?` and `#` end nothing.
+fn up_to_the_path(text: &str) -> Option<&str> {
+    behind_scheme(text)?.split('/').next()
+}
+
+fn behind_scheme(text: &str) -> Option<&str> {
+    Some(match text.strip_prefix("//") {
         Some(rest) => rest,
         None => {
             let (scheme, rest) = text.split_once("://")?;
             let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.');
             scheme.bytes().all(plain).then_some(rest)?
         }
-    };
-    Some(&rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
+    })
 }
 
 /// The host of an authority, without user and port; brackets stay, as the `url` crate has them.

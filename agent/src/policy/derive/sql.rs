@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 
 use self::lex::{Cut, DIALECTS, Token};
 use self::words::{
-    ACTING_FUNCTIONS, ANY_KEY_SECOND, CHANGES, DEFINES, FIRST_IN_QUERIES, OPAQUE, OPAQUE_FIRST, QUERY_KEYS, READS,
-    SQL_KEYS,
+    ACTING_CALLS, ACTING_FUNCTIONS, ANY_KEY_SECOND, CHANGES, DEFINES, FILES, FIRST_IN_QUERIES, OPAQUE, OPAQUE_FIRST,
+    QUERY_KEYS, READS, SQL_KEYS,
 };
 
 pub type Classes = BTreeSet<&'static str>;
@@ -93,9 +93,11 @@ impl Place {
         let Some(first) = words.next() else { return false };
         let seconds = ANY_KEY_SECOND.iter().find(|(word, _)| *word == first).map(|(_, seconds)| *seconds);
         let confirmed = seconds.is_some_and(|seconds| words.any(|word| seconds.contains(&word)));
-        let listed = first == "select" && statement.iter().skip(1).any(|token| matches!(token, Token::Other));
+        let listed =
+            first == "select" && statement.iter().skip(1).any(|token| matches!(token, Token::Other | Token::Quoted(_)));
         // `DO $$...$$` is SQL, and "do you know" is not.
-        let odd = statement.iter().skip(1).any(|token| matches!(token, Token::Other | Token::Strange));
+        let odd =
+            statement.iter().skip(1).any(|token| matches!(token, Token::Other | Token::Quoted(_) | Token::Strange));
         let command = odd && (OPAQUE.contains(&first) || OPAQUE_FIRST.contains(&first) || DEFINES.contains(&first));
         confirmed || listed || (self == Place::Query && (command || FIRST_IN_QUERIES.contains(&first)))
     }
@@ -107,19 +109,20 @@ fn classify(statement: &[Token], found: &mut Classes) {
     let before = found.len();
     let mut acts = false;
     for (at, token) in statement.iter().enumerate() {
-        let Some(word) = token.word() else { continue };
         let calls = matches!(statement.get(at + 1), Some(Token::Open));
-        match word {
-            // `replace(x, 'a', 'b')` and `insert(x, 1, 1, 'b')` are functions on strings.
-            "replace" | "insert" if calls && word != first => continue,
-            word if ACTING_FUNCTIONS
-                .iter()
-                .any(|name| name.strip_suffix('*').map_or(*name == word, |head| word.starts_with(head))) =>
-            {
-                found.insert("unknown");
-                acts = true;
-            }
-            _ => {}
+        // A function's name may be quoted: `"pg_read_file"('/etc/passwd')`.
+        let called = token.word().or_else(|| token.quoted().filter(|_| calls));
+        let reaches = called.is_some_and(|name| is_one_of(&ACTING_FUNCTIONS, name))
+            || called.is_some_and(|name| calls && is_one_of(&ACTING_CALLS, name))
+            || token.quoted().is_some_and(|text| at > 0 && reads_a_file(&statement[at - 1], text));
+        if reaches {
+            found.insert("unknown");
+            acts = true;
+        }
+        let Some(word) = token.word() else { continue };
+        // `replace(x, 'a', 'b')` and `insert(x, 1, 1, 'b')` are functions on strings.
+        if matches!(word, "replace" | "insert") && calls && word != first {
+            continue;
         }
         if let Some((_, class)) = CHANGES.iter().find(|(name, _)| *name == word) {
             found.insert(class);
@@ -146,6 +149,16 @@ fn classify(statement: &[Token], found: &mut Classes) {
     } else if found.len() == before && !acts {
         found.insert("unknown");
     }
+}
+
+fn is_one_of(names: &[&str], word: &str) -> bool {
+    names.iter().any(|name| name.strip_suffix('*').map_or(*name == word, |head| word.starts_with(head)))
+}
+
+/// `FROM '/etc/passwd'`: some databases take a file or a URL for a table.
+fn reads_a_file(before: &Token, text: &str) -> bool {
+    matches!(before.word(), Some("from" | "join"))
+        && (text.contains(['/', '\\']) || FILES.iter().any(|end| text.ends_with(end)))
 }
 
 /// `INSERT INTO` and the like; any other `INTO` makes a table or a file.

@@ -78,8 +78,52 @@ fn every_reading_of_a_host_is_seen() {
     has("//evil.example/x", "evil.example");
     has("git+ssh://git@evil.example/x", "evil.example");
     has("  https://evil.example", "evil.example");
-    assert!(hosts("hello").is_empty());
     assert!(hosts("mailto:a@b.example").is_empty());
+    assert!(derived(json!({"text": "hello"})).url_host.is_empty());
+    // What is wrapped, and what looks for the `@` first.
+    for text in [
+        "URL:http://evil.example/",
+        "<http://evil.example>",
+        "<URL: http://evil.example/>",
+        "jar:http://evil.example/a!/",
+    ] {
+        has(text, "evil.example");
+    }
+    has("http://good.example#@evil.example/", "evil.example");
+    has("http://good.example?@evil.example/", "evil.example");
+    // Whatever else an address stands for.
+    for text in ["http://[64:ff9b::a9fe:a9fe]/", "http://[2002:a9fe:a9fe::1]/", "http://[::ffff:0:169.254.169.254]/"] {
+        has(text, "169.254.169.254");
+    }
+    for text in ["http://127.0.0.2/", "http://127.255.255.254:80", "http://[::ffff:127.0.0.9]/", "http://[::1]/"] {
+        has(text, "127.0.0.1");
+    }
+    for text in ["http://a.localhost/", "http://LOCALHOST.localdomain./", "http://ip6-localhost:80/"] {
+        has(text, "localhost");
+    }
+}
+
+#[test]
+fn a_place_without_a_scheme_is_seen_where_places_stand_and_an_address_everywhere() {
+    let hosts = |key: &str, text: &str| texts(&derived(json!({key: text})).url_host).join(" ");
+    for key in ["url", "base_url", "webhookUrl", "host", "Hostname"] {
+        assert_eq!(hosts(key, "Metadata.example/x"), "metadata.example", "{key}");
+        assert_eq!(hosts(key, "a:b@evil.example:80/x"), "evil.example", "{key}");
+    }
+    for text in ["169.254.169.254/latest", "169.254.169.254:80/latest"] {
+        assert_eq!(hosts("text", text), "169.254.169.254", "{text}");
+    }
+    assert_eq!(hosts("text", "0xa9.254.169.254:80"), "0xa9.254.169.254 169.254.169.254", "every reading");
+    assert_eq!(hosts("text", "localhost:8080/x"), "localhost");
+    for text in ["src/main.rs", "1.2/3", "1.2.3/4", "hello", "a.b.c.d/e", "1.2.3.400/x"] {
+        assert_eq!(hosts("path", text), "", "{text}");
+    }
+}
+
+#[test]
+fn a_path_ends_where_the_kernel_ends_it() {
+    assert!(derived(json!({"path": "/etc/shadow\0.txt"})).path_names.contains("shadow"));
+    assert!(derived(json!({"path": "/a/../etc/shadow\0"})).path_canon.contains("/etc/shadow"));
 }
 
 #[test]

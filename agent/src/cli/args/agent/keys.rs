@@ -34,7 +34,7 @@ Examples:
   lazaret agent vouch claude-code --revoke --reason \"laptop lost\"")]
 pub struct AgentVouchArgs {
     pub address: String,
-    /// SSH key to sign with: a .pub file whose key the ssh-agent holds, or an unencrypted private key.
+    /// SSH key to sign with: a .pub file whose key or certificate the ssh-agent holds, or an unencrypted private key.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["print", "signature", "revoke"])]
     pub key: Option<PathBuf>,
     /// Print the document that is to be signed, and do nothing.

@@ -257,7 +257,13 @@ fn a_pending_agent_waits_for_a_second_word() {
     assert_eq!(house.registry.enroll_with(&other, key, enrolment, "o").unwrap().state, AgentState::Pending);
     let refusal = house.registry.standing(&other, &key.did()).unwrap_err();
     assert!(refusal.next_step().contains("agent activate"), "{}", refusal.next_step());
-    house.registry.resume(&other, "o", "known").unwrap();
+    let wrong = house.registry.resume(&other, "o", "known").unwrap_err().to_string();
+    assert!(wrong.contains("lazaret agent activate other@acme.lazaret.local"), "{wrong}");
+    house.registry.activate(&other, "o").unwrap();
+    house.registry.suspend(&other, "o", "holiday").unwrap();
+    let wrong = house.registry.activate(&other, "o").unwrap_err().to_string();
+    assert!(wrong.contains("lazaret agent resume other@acme.lazaret.local"), "{wrong}");
+    house.registry.resume(&other, "o", "back").unwrap();
     assert!(house.registry.standing(&other, &key.did()).is_ok());
     house.registry.revoke(&other, RevocationReason::AgentDeregistered, "o").unwrap();
     assert!(house.registry.standing(&other, &key.did()).is_err());

@@ -5,7 +5,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use ssh_key::PublicKey;
 
-use crate::identity::actions::wildcard;
+use crate::identity::vouch::certificate::listed;
 
 #[derive(Debug)]
 pub(super) struct Line {
@@ -17,7 +17,6 @@ pub(super) struct Line {
 
 #[derive(Debug, Default)]
 struct Options {
-    /// The key signs certificates, not documents.
     authority: bool,
     namespaces: Option<String>,
     after: Option<Timestamp>,
@@ -54,12 +53,14 @@ impl Line {
         Ok(Self { number, principals, key, options })
     }
 
-    /// Whether a signature of this key counts; the error completes "line N of allowed_signers ...".
+    /// The key signs certificates, not documents.
+    pub fn is_authority(&self) -> bool {
+        self.options.authority
+    }
+
+    /// Whether a signature by this line counts; the error completes "line N of allowed_signers ...".
     pub fn allows(&self, namespace: &str, at: Timestamp) -> Result<(), String> {
-        let Options { authority, namespaces, after, before } = &self.options;
-        if *authority {
-            return Err("is a cert-authority: certificates are not supported, list the signing key itself".into());
-        }
+        let Options { authority: _, namespaces, after, before } = &self.options;
         if namespaces.as_ref().is_some_and(|list| !listed(list, namespace)) {
             return Err(format!("lets it sign for other namespaces only; add {namespace} to its namespaces"));
         }
@@ -134,21 +135,6 @@ fn word(text: &str) -> Result<(String, &str), String> {
         return Err("what follows the principals is not understood".into());
     }
     Ok((word.into(), rest.trim_start()))
-}
-
-/// A list of patterns with `*`, `?` and `!`: one that is negated and matches refuses.
-fn listed(list: &str, name: &str) -> bool {
-    let mut found = false;
-    for pattern in list.split(',').map(str::trim) {
-        let (negated, pattern) = pattern.strip_prefix('!').map_or((false, pattern), |rest| (true, rest));
-        if wildcard(pattern.as_bytes(), name.as_bytes(), Some(b'?')) {
-            if negated {
-                return false;
-            }
-            found = true;
-        }
-    }
-    found
 }
 
 /// `YYYYMMDD[HHMM[SS]]`, in this host's time zone or with a `Z` in UTC.

@@ -1,7 +1,9 @@
 use super::*;
-use crate::identity::vouch::testing::{public_line, security_key, sign, signer};
+use crate::identity::vouch::testing::{certified, public_line, security_key, sign, signer};
 use crate::identity::vouch::{NAMESPACE, verify};
 use proptest::prelude::*;
+use ssh_key::certificate::{Builder, CertType};
+use ssh_key::{LineEnding, PublicKey, SshSig};
 
 fn key(seed: u8) -> PublicKey {
     signer(seed).public_key().clone()
@@ -17,7 +19,7 @@ fn at(text: &str) -> Timestamp {
 
 fn allow(text: &str, seed: u8, when: &str) -> Result<String, String> {
     let signers = Signers::parse(text, "f").map_err(|e| e.to_string())?;
-    signers.allow(&key(seed), NAMESPACE, at(when)).map_err(|e| e.to_string())
+    signers.allow(key(seed).key_data(), NAMESPACE, at(when)).map_err(|e| e.to_string())
 }
 
 const NOW: &str = "2026-06-01T12:00:00Z";
@@ -53,11 +55,90 @@ fn validity_is_kept_to_the_second() {
 }
 
 #[test]
-fn a_certificate_authority_signs_no_vouch_and_is_told_why() {
+fn a_certificate_authority_signs_no_vouch_itself_and_is_told_why() {
     let error = allow(&line(1, "cert-authority"), 1, NOW).unwrap_err();
-    assert!(error.contains("cert-authority") && error.contains("list the signing key itself"), "{error}");
+    assert!(error.contains("cert-authority") && error.contains("a key that it has certified"), "{error}");
     let both = format!("{}\n{}\n", line(1, "cert-authority"), line(1, ""));
     assert!(allow(&both, 1, NOW).is_ok(), "a later line of the same key counts");
+}
+
+#[test]
+fn a_certificate_counts_for_the_people_whom_it_names_and_the_line_lets_in() {
+    let by = |options: &str, shape: &dyn Fn(&mut Builder)| {
+        let signers =
+            Signers::parse(&line(1, options).replace("ann@acme.example", "*@acme.example,!eve@*"), "f").unwrap();
+        let armour = certified(2, 1, shape);
+        verify(b"document", &armour, &signers, at(NOW)).map_err(|e| e.to_string())
+    };
+    let named = |names: &'static [&'static str]| {
+        move |cert: &mut Builder| {
+            for name in names {
+                cert.valid_principal(*name).unwrap();
+            }
+        }
+    };
+    let signed = by("cert-authority", &named(&["ann@acme.example", "ann@other.example", "eve@acme.example"])).unwrap();
+    assert_eq!(
+        (signed.by.as_str(), signed.algorithm.as_str()),
+        ("ann@acme.example", "ssh-ed25519-cert-v01@openssh.com")
+    );
+    assert_eq!(signed.key, key(2).fingerprint(HashAlg::Sha256).to_string(), "the person's own key");
+
+    let refused = |options: &str, shape: &dyn Fn(&mut Builder)| by(options, shape).unwrap_err();
+    for (error, part) in [
+        (refused("cert-authority", &named(&["eve@acme.example"])), "names nobody whom"),
+        (
+            refused("cert-authority", &|cert| {
+                cert.all_principals_valid().unwrap();
+            }),
+            "names nobody; sign",
+        ),
+        (refused("", &named(&["ann@acme.example"])), "write cert-authority before it"),
+        (refused("cert-authority,namespaces=\"git\"", &named(&["ann@acme.example"])), "namespaces"),
+        (refused("cert-authority,valid-before=\"20260101Z\"", &named(&["ann@acme.example"])), "valid-before"),
+        (
+            refused("cert-authority", &|cert| {
+                cert.valid_principal("ann@acme.example").unwrap().cert_type(CertType::Host).unwrap();
+            }),
+            "a host's",
+        ),
+        (
+            refused("cert-authority", &|cert| {
+                cert.valid_principal("ann@acme.example").unwrap().critical_option("verify-required", "").unwrap();
+            }),
+            "critical option \"verify-required\"",
+        ),
+    ] {
+        assert!(error.contains(part) && error.contains("line 1"), "{part}: {error}");
+    }
+    // One that another authority has signed, and one outside of its time.
+    let signers = Signers::parse(&line(1, "cert-authority"), "f").unwrap();
+    let other = verify(b"document", &certified(2, 3, &named(&["ann@acme.example"])), &signers, at(NOW)).unwrap_err();
+    assert!(other.to_string().contains("no cert-authority line"), "{other}");
+    let good = certified(2, 1, &named(&["ann@acme.example"]));
+    for (when, part) in [("2026-05-31T23:59:59Z", "not valid yet"), ("2026-07-01T00:00:00Z", "has ended")] {
+        let error = verify(b"document", &good, &signers, at(when)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(matches!(verify(b"Document", &good, &signers, at(NOW)), Err(VouchError::Mismatch)));
+}
+
+#[test]
+fn a_certificate_whose_authority_has_not_signed_it_is_nobody_s() {
+    let signers = Signers::parse(&line(1, "cert-authority"), "f").unwrap();
+    let named = |cert: &mut Builder| {
+        cert.valid_principal("ann@acme.example").unwrap();
+    };
+    let armour = certified(2, 1, &named);
+    let signature = crate::identity::vouch::sshsig::read(&armour).unwrap();
+    let bytes = signature.public_key().certificate().unwrap().to_bytes().unwrap();
+    let place = bytes.windows(3).position(|window| window == b"ann").unwrap();
+    let mut forged = bytes;
+    forged[place..place + 3].copy_from_slice(b"bob");
+    let forged = ssh_key::Certificate::from_bytes(&forged).unwrap();
+    let forged = SshSig::new(forged.into(), NAMESPACE, HashAlg::Sha512, signature.signature().clone()).unwrap();
+    let error = verify(b"document", &forged.to_pem(LineEnding::LF).unwrap(), &signers, at(NOW)).unwrap_err();
+    assert!(error.to_string().contains("is not signed by its authority"), "{error}");
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub(super) struct Dialect {
     unquoted: bool,
 }
 
+/// Longer names are no function's, and a file's begins like this too.
+const LONGEST_NAME: usize = 256;
+
 const PLAIN: Dialect = Dialect {
     backslash: false,
     mysql_comments: false,
@@ -49,7 +52,9 @@ pub(super) enum Token {
     Open,
     /// Something outside of quotes that is in no ordinary statement.
     Strange,
-    /// Strings, numbers, quoted names, operators.
+    /// A string or a quoted name, in lower case and without its quotes; which of the two is the database's affair.
+    Quoted(String),
+    /// Numbers, operators.
     Other,
     /// `;`.
     End,
@@ -59,6 +64,13 @@ impl Token {
     pub(super) fn word(&self) -> Option<&str> {
         match self {
             Token::Word(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    pub(super) fn quoted(&self) -> Option<&str> {
+        match self {
+            Token::Quoted(text) => Some(text),
             _ => None,
         }
     }
@@ -81,6 +93,7 @@ impl Cut {
 
 pub(super) fn cut(text: &str, dialect: &Dialect) -> Cut {
     let mut lexer = Lexer {
+        whole: text,
         rest: text.trim_start_matches('\u{feff}'),
         dialect,
         cut: Cut { tokens: Vec::new(), whole: true, executable_comment: false },
@@ -90,6 +103,7 @@ pub(super) fn cut(text: &str, dialect: &Dialect) -> Cut {
 }
 
 struct Lexer<'a> {
+    whole: &'a str,
     rest: &'a str,
     dialect: &'a Dialect,
     cut: Cut,
@@ -191,7 +205,20 @@ impl Lexer<'_> {
             }
         }
         let at = self.rest.floor_char_boundary(at.min(bytes.len()));
-        self.push(Token::Other, at);
+        let inner = self.rest[..at].strip_suffix(end).unwrap_or(&self.rest[..at]);
+        let inner = inner.get(1..).unwrap_or_default();
+        // `U&"\0061"` is written so that nobody reads it.
+        let escaped = self.cut.tokens.ends_with(&[Token::Word("u".into()), Token::Other]) && self.before_is('&');
+        let name = inner[..inner.floor_char_boundary(LONGEST_NAME)].to_lowercase();
+        self.push(Token::Quoted(name), at);
+        if escaped {
+            self.cut.tokens.push(Token::Strange);
+        }
+    }
+
+    /// Whether `c` stands right before what is cut next.
+    fn before_is(&self, c: char) -> bool {
+        self.whole[..self.whole.len() - self.rest.len()].ends_with(c)
     }
 
     fn dollar_quoted(&mut self) -> bool {

@@ -68,7 +68,7 @@ pub(super) const OPAQUE_FIRST: [&str; 18] = [
 ];
 
 /// Functions that reach files, hosts, other sessions, or run text as SQL. `*` stands for the rest of a name.
-pub(super) const ACTING_FUNCTIONS: [&str; 29] = [
+pub(super) const ACTING_FUNCTIONS: [&str; 43] = [
     "xp_*",
     "sp_*",
     "dblink*",
@@ -82,6 +82,20 @@ pub(super) const ACTING_FUNCTIONS: [&str; 29] = [
     "pg_advisory_*",
     "pg_switch_*",
     "pg_write_*",
+    "pg_file_*",
+    "pg_logical_*",
+    "pg_replication_*",
+    "pg_create_*",
+    "pg_drop_*",
+    "pg_copy_*",
+    "pg_import_*",
+    "pg_rotate_*",
+    "pg_promote",
+    "pg_notify",
+    "pg_execute_*",
+    "dbms_*",
+    "utl_*",
+    "fts3_tokenizer",
     "pg_stat_reset*",
     "query_to_xml*",
     "cursor_to_xml*",
@@ -99,6 +113,35 @@ pub(super) const ACTING_FUNCTIONS: [&str; 29] = [
     "sys_exec",
     "sys_eval",
 ];
+
+/// The same, of names that columns have too: they count only where they are called.
+pub(super) const ACTING_CALLS: [&str; 22] = [
+    "read_*",
+    "sniff_*",
+    "parquet_scan",
+    "iceberg_scan",
+    "delta_scan",
+    "sqlite_scan",
+    "sqlite_attach",
+    "mysql*",
+    "postgres*",
+    "mongodb",
+    "redis",
+    "jdbc",
+    "odbc",
+    "url*",
+    "file",
+    "s3*",
+    "hdfs*",
+    "remote*",
+    "executable*",
+    "openquery",
+    "getenv",
+    "get_lock",
+];
+
+/// Ends of the names of files that a query can be made from.
+pub(super) const FILES: [&str; 8] = [".csv", ".tsv", ".txt", ".json", ".parquet", ".db", ".sqlite", ".duckdb"];
 
 /// Members that hold SQL, by their letters and digits; every name with `sql` in it does too.
 pub(super) const SQL_KEYS: [&str; 6] = ["statement", "statements", "stmt", "stmts", "ddl", "dml"];
