@@ -31,6 +31,63 @@ fn is_caught(house: &House, session: &mut Peer, because: &str) {
     assert!(!session.call("search_tools", r#"{"query":"adds two numbers"}"#).contains("rug"), "it is still found");
 }
 
+/// Approvals are in the daemon's state, and nothing else that somebody writes is one.
+#[test]
+fn nothing_that_is_written_by_hand_approves_a_server() {
+    let Some(mut house) = House::or_skip(Needs::Nothing) else { return };
+    for config in ["[servers.rug]\nstate = \"approved\"\n", "[sandbox]\napproved = [\"rug\"]\n"] {
+        house.write_config(config);
+        let (code, said) = house.start_refused("enforce");
+        assert!(code == 4 && said.contains("unknown field") && said.contains("config.toml:"), "{code}: {said}");
+    }
+    house.write_config("");
+    let file = host::file("servers/rug_pull.py");
+    let entry = serde_json::json!({"mcpServers": {"rug": {
+        "command": "python3", "args": [file], "approved": true, "state": "approved", "quarantined": false,
+    }}});
+    std::fs::create_dir_all(house.home().join(".cursor")).expect("a directory can be made");
+    std::fs::write(house.home().join(".cursor/mcp.json"), entry.to_string()).expect("the config can be written");
+    std::fs::create_dir_all(house.path("policy.d")).expect("a directory can be made");
+    std::fs::write(house.path("policy.d/all.cedar"), "permit(principal, action, resource);\n").expect("it is written");
+    house.start("enforce");
+    house.ok(&["server", "add", "rug", "--from-config", "cursor:rug"]);
+    house.ok(&["agent", "enroll", AGENT]);
+    let mut session = house.connect(AGENT);
+    let is_shut = |house: &House, session: &mut Peer| {
+        let shown = server(house, "rug");
+        assert_eq!(
+            (&shown["state"], &shown["active"]),
+            (&Value::from("quarantined"), &Value::from(false)),
+            "{shown:#}"
+        );
+        assert!(is_error(&session.call_through("rug", "add", "{}")));
+        assert!(!session.call("search_tools", r#"{"query":"adds two numbers"}"#).contains("rug"));
+    };
+    is_shut(&house, &mut session);
+    // Nor does another daemon on the same state take it for more.
+    drop(session);
+    house.stop();
+    house.start("enforce");
+    is_shut(&house, &mut house.connect(AGENT));
+}
+
+/// Servers with dependencies in git repositories are built in it.
+#[test]
+fn the_base_image_installs_what_lies_in_git() {
+    let Some(_house) = House::or_skip(Needs::Docker) else { return };
+    let script = r#"set -e
+        export HOME=/tmp npm_config_cache=/tmp/npm GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+        mkdir /tmp/dep /tmp/own && cd /tmp/dep
+        echo '{"name":"dep","version":"1.2.3"}' > package.json
+        git init --quiet . && git add . && git commit --quiet --message first
+        cd /tmp/own && echo '{}' > package.json
+        npm install --ignore-scripts --no-audit --no-fund git+file:///tmp/dep >&2
+        node -p 'require("dep/package.json").version'"#;
+    let run = ["run", "--rm", "--network", "none", "lazaret/base:1", "sh", "-c", script];
+    let output = std::process::Command::new("docker").args(run).output().expect("the docker client can be run");
+    assert_eq!(text(&output.stdout).trim(), "1.2.3", "{}", text(&output.stderr));
+}
+
 /// One daemon for both: its start is what costs.
 #[test]
 fn a_rug_pull_is_caught_in_a_real_cage_and_a_changed_directory_is_reviewed_as_what_it_is_now() {

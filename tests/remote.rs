@@ -105,6 +105,28 @@ fn server(house: &House, name: &str) -> Value {
     house.json(&["server", "show", name, "--json"])["servers"][0].clone()
 }
 
+fn an_entry_of_a_client_s_config_becomes_a_quarantined_server(house: &House, url: &str) {
+    let entry = serde_json::json!({"mcpServers": {"every": {"url": url, "headers": {"X-Api-Key": KEY}}}});
+    std::fs::create_dir_all(house.home().join(".cursor")).expect("a directory can be made");
+    std::fs::write(house.home().join(".cursor/mcp.json"), entry.to_string()).expect("the config can be written");
+    let (code, said) = house.refused(&["server", "add", "every", "--from-config", "cursor:every"]);
+    assert!(code == 2 && said.contains("--plain-http"), "what it loosens is said by the operator: {code}: {said}");
+    let (code, said) = house.refused(&["server", "add", "every", "--from-config", "no-such"]);
+    assert!(code == 2 && said.contains("lazaret inventory"), "{code}: {said}");
+    let said = house.cli(&["server", "add", "every", "--from-config", "every", "--private", "--plain-http"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let shown = server(house, "every");
+    assert_eq!((&shown["state"], &shown["active"]), (&Value::from("quarantined"), &Value::from(false)), "{shown:#}");
+    assert_eq!(shown["launch"]["secrets"], serde_json::json!(["X_API_KEY"]));
+    for text in [text(&said.stderr), shown.to_string(), house.ok(&["client", "list", "--json"]), house.log()] {
+        assert!(!text.contains(KEY), "the header's value is shown: {text}");
+    }
+    house.ok(&["server", "approve", "every", "--yes"]);
+    let inventory = house.json(&["inventory", "--json"]);
+    let of_config = inventory["servers"].as_array().into_iter().flatten().find(|entry| entry["known_by"] == "config");
+    assert_eq!(of_config.expect("the entry is listed")["state"], "approved");
+}
+
 #[test]
 fn a_remote_server_answers_as_it_does_bare_and_is_left_without_a_session() {
     let Some(mut house) = House::or_skip(Needs::Nothing) else { return };
@@ -114,6 +136,7 @@ fn a_remote_server_answers_as_it_does_bare_and_is_left_without_a_session() {
     everything.until(|line| line.contains("listening on port"));
     house.start("enforce");
     let url = format!("http://127.0.0.1:{port}/mcp");
+    an_entry_of_a_client_s_config_becomes_a_quarantined_server(&house, &url);
     let (code, said) = house.refused(&["server", "add", "all", "--url", &url, "--private"]);
     assert!(code == 2 && said.contains("--plain-http"), "{code}: {said}");
     house.ok(&["server", "add", "all", "--url", &url, "--private", "--plain-http"]);

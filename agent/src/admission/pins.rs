@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest as _, Sha256};
 
-use super::model::{LaunchDefinition, Source};
+use super::model::{LaunchDefinition, Review, Source};
 use crate::proxy::json::Json;
 
 /// Hashes parts one by one; see the module's invariant.
@@ -161,6 +161,16 @@ pub fn package_digest(launch: &LaunchDefinition) -> String {
         Source::Remote(remote) => pin.text("remote").text(&remote.origin()),
     };
     pin.finish()
+}
+
+/// Over the files that a review found, wherever they came from and however they are started; a remote server has none.
+pub fn code_digest(review: &Review) -> Option<String> {
+    let lock = &review.lock;
+    let own = || Some(review.image_id.as_str()).filter(|id| lock["kind"] == "image" && !id.is_empty());
+    let code = lock["built"].as_str().or_else(|| lock["tree"].as_str()).or_else(own)?;
+    let mut pin = Pin::new("code");
+    pin.text(code);
+    Some(pin.finish())
 }
 
 /// What a review saw of a server, as far as the pin covers it.

@@ -12,7 +12,7 @@ use super::{AdmissionError, offer};
 use crate::proxy::json::Json;
 use crate::proxy::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};
 use crate::remote::{RemoteError, Remotes};
-use crate::sandbox::{BuiltImage, CageSpec, Purpose, Sandbox, SandboxError};
+use crate::sandbox::{BuiltImage, CageSpec, Purpose, Sandbox, SandboxError, StderrLog};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReviewError {
@@ -20,6 +20,10 @@ pub enum ReviewError {
     Cage { server: String, source: SandboxError },
     #[error("cannot review {server}: {source}")]
     Server { server: String, source: UpstreamError },
+    #[error(
+        "cannot review {server}: {source}; install scripts are never run, and {packages} would have run some: a server that needs what they make can be given as an image of your own (--image)"
+    )]
+    Unmade { server: String, source: UpstreamError, packages: String },
     #[error("cannot review {server}: {source}")]
     Remote { server: String, source: RemoteError },
     #[error(transparent)]
@@ -38,6 +42,9 @@ pub enum Again {
     /// It is forgotten: versions are resolved anew.
     Update,
 }
+
+/// Takes what a container whose review failed wrote to its standard error: its id, that, and why.
+pub type LastWords<'a> = &'a (dyn Fn(&str, &StderrLog, String) + Send + Sync);
 
 /// What the running server said of itself.
 struct Listing {
@@ -62,6 +69,7 @@ pub async fn review(
     again: Again,
     by: &str,
     progress: &(dyn Fn(&str) + Send + Sync),
+    last_words: LastWords<'_>,
 ) -> Result<Server, ReviewError> {
     let server = admission.get(name)?.ok_or_else(|| AdmissionError::NoServer(name.into()))?;
     if let Some(remote) = server.launch.remote() {
@@ -69,7 +77,7 @@ pub async fn review(
     }
     let cage = |source| ReviewError::Cage { server: name.into(), source };
     let mut built = image(sandbox, &server, again, progress).await.map_err(cage)?;
-    let mut listing = look(sandbox, &server, &built, limits, progress).await;
+    let mut listing = look(sandbox, &server, &built, limits, progress, last_words).await;
     if let Err(ReviewError::Cage { source: SandboxError::NoImage { .. }, .. }) = listing {
         progress("the image of the last review is gone");
         built = if is_package(&server) {
@@ -77,10 +85,16 @@ pub async fn review(
         } else {
             sandbox.build(&server.launch, name, progress).await.map_err(cage)?
         };
-        listing = look(sandbox, &server, &built, limits, progress).await;
+        listing = look(sandbox, &server, &built, limits, progress, last_words).await;
     }
     let recorded = match listing {
         Ok(listing) => record(admission, name, &built, listing, by, progress).map_err(ReviewError::from),
+        Err(ReviewError::Server { server, source: source @ UpstreamError::Ended { .. } }) => {
+            Err(match with_install_scripts(&built.package) {
+                packages if packages.is_empty() => ReviewError::Server { server, source },
+                packages => ReviewError::Unmade { server, source, packages },
+            })
+        }
         Err(e) => Err(e),
     };
     clean_up(sandbox, &server, &built.image_id, recorded.as_ref().ok()).await;
@@ -158,6 +172,16 @@ async fn clean_up(sandbox: &Sandbox, before: &Server, built: &str, recorded: Opt
     }
 }
 
+/// Of the server's package and of those below it, as their reviewer sees them.
+fn with_install_scripts(package: &serde_json::Value) -> String {
+    let own = package["install_scripts"].as_object().filter(|scripts| !scripts.is_empty());
+    let own = own.and(package["name"].as_str());
+    let below = package["install_scripts_of"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let names: std::collections::BTreeSet<&str> =
+        own.into_iter().chain(below.map(|path| path.rsplit("node_modules/").next().unwrap_or(path))).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 fn is_package(server: &Server) -> bool {
     matches!(server.launch.source, Source::Npm { .. } | Source::Pypi { .. })
 }
@@ -226,6 +250,7 @@ async fn look(
     built: &BuiltImage,
     limits: UpstreamLimits,
     progress: &(dyn Fn(&str) + Send + Sync),
+    last_words: LastWords<'_>,
 ) -> Result<Listing, ReviewError> {
     progress("starting it in its cage, without a network");
     let spec = CageSpec {
@@ -244,7 +269,7 @@ async fn look(
     for warning in &cage.warnings {
         progress(&format!("warning: {warning}"));
     }
-    let container = cage.container_id.clone();
+    let (container, stderr) = (cage.container_id.clone(), cage.stderr.clone());
     let listing = match Upstream::start(cage, limits).await {
         Ok(upstream) => {
             let listing = list(&upstream).await;
@@ -254,6 +279,9 @@ async fn look(
         Err(e) => Err(e),
     };
     let stopped = sandbox.stop(&container).await;
+    if let Err(e) = &listing {
+        last_words(&container, &stderr, format!("its review failed: {e}"));
+    }
     let listing = listing.map_err(|source| ReviewError::Server { server: server.name.clone(), source })?;
     stopped.map_err(|source| ReviewError::Cage { server: server.name.clone(), source })?;
     Ok(listing)

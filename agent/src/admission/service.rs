@@ -167,7 +167,8 @@ impl Admission {
         review.pin.clone_from(&pin);
         review.content.clone_from(&content);
         let known = self.store.list()?;
-        let denied_before = self.denied(&[&pins::package_digest(&server.launch)])?;
+        let code = pins::code_digest(&review).unwrap_or_default();
+        let denied_before = self.denied(&[&pins::package_digest(&server.launch), &code])?;
         let around = findings::Around { tools: &known, denied: denied_before.as_ref() };
         let listed: [(&str, &[Json]); 3] = [("tool", &tools), ("prompt", &prompts), ("template", &templates)];
         review.findings = findings::scan(&server, &review, &listed, &around);
@@ -301,6 +302,7 @@ impl Admission {
         // The package is not denied with it: another version, or fewer rights, may do. Whoever
         // reviews it is told.
         digests.push(pins::package_digest(&server.launch));
+        digests.extend(server.review.as_ref().and_then(pins::code_digest));
         self.store.put_all(&digests.into_iter().map(record).collect::<Vec<_>>())?;
         self.commit_server(&server, by, why)?;
         for mut other in self.list()?.into_iter().filter(|other| other.state != AdmissionState::Denied) {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::admission::clients::Leave;
 use crate::admission::review::Again;
 use crate::admission::{
     AdmissionState, Egress, Isolation, LaunchDefinition, Mount, Review, Server, Source, Tool, Transition,
@@ -59,6 +60,21 @@ pub enum Line {
 pub struct AddServer {
     pub name: String,
     pub launch: LaunchDefinition,
+}
+
+/// Adds what an entry of a client's config names: its values stay in the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddConfigured {
+    pub name: String,
+    pub entry: String,
+    pub leave: Leave,
+    pub mounts: Vec<Mount>,
+    pub egress: Vec<Egress>,
+    pub isolation: Isolation,
+    /// Beside what the entry sets, and before it.
+    pub env: BTreeMap<String, String>,
+    pub secrets: BTreeSet<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{out, when};
-use crate::admission::{Isolation, LaunchDefinition, Remote, Review, Source};
+use crate::admission::{Isolation, Remote, Review, Source};
 use crate::api::types::{LaunchView, ServerView, ToolView};
 use crate::remote::LoginView;
 
@@ -147,6 +147,7 @@ fn short(container: &str) -> &str {
 
 pub fn source(source: &Source) -> String {
     let versioned = |package: &str, separator: &str, version: &Option<String>| match version {
+        Some(range) if separator == "==" && range.starts_with(['<', '>', '=', '!', '~']) => format!("{package}{range}"),
         Some(version) => format!("{package}{separator}{version}"),
         None => package.to_owned(),
     };
@@ -222,12 +223,19 @@ fn package(text: &mut Page, review: &Review) {
     text.field(
         "scripts",
         &match (scripts, of.len()) {
+            (0, 0) if package["kind"] == "image" => {
+                "not known: the image was made elsewhere, and is taken as it is".to_owned()
+            }
             (0, 0) if package["kind"] == "pypi" => "none: wheels only, which run nothing when installed".to_owned(),
             (0, 0) => "no install scripts".to_owned(),
             (0, _) => format!("of packages below it, NOT run: {}", list(&of)),
             _ => format!("install scripts, NOT run: {} {}", package["install_scripts"], list(&of)),
         },
     );
+    let sets = package["env"].as_array().map(|names| list(names)).filter(|names| !names.is_empty());
+    if let Some(names) = sets {
+        text.field("image sets", &names);
+    }
     // Of the package itself, which is in the lock like any other.
     let own = match package["kind"].as_str() {
         Some("npm") => Some(said(&review.lock["packages"][format!("node_modules/{}", known("name"))]["integrity"])),
@@ -350,15 +358,14 @@ fn history(text: &mut Page, server: &ServerView) {
 }
 
 /// What is about to be added, for the one who adds it.
-pub fn launch(definition: &LaunchDefinition) -> String {
+pub fn launch(view: &LaunchView) -> String {
     let mut text = Page::default();
-    let view = LaunchView::from(definition);
     text.field("source", &source(&view.source));
     match &view.source {
         Source::Remote(definition) => remote(&mut text, definition),
         _ => text.field("arguments", &out::shell(&view.args)),
     }
-    loosenings(&mut text, &view);
+    loosenings(&mut text, view);
     text.0.trim_end().to_owned()
 }
 

@@ -179,7 +179,7 @@ async fn logs(admin: &AdminClient, args: &ServerLogsArgs) -> Result<(), CliError
         return out::object("log", &logs);
     }
     if logs.containers.is_empty() {
-        out::say(format!("{} has not run since the daemon started.", args.name));
+        out::say(format!("{} has not run yet, or nothing of it was kept.", args.name));
     }
     for log in &logs.containers {
         let remote = log.container.contains("://");

@@ -159,6 +159,20 @@ impl Endpoints {
     }
 }
 
+/// Every address that a URL leads to now; takes as long as the resolver does.
+pub fn addresses_of(url: &str) -> Vec<SocketAddr> {
+    match Remote::of(url) {
+        Some(Remote::At(address)) if address.ip().is_loopback() => {
+            vec![address, SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port())]
+        }
+        Some(Remote::At(address)) => vec![address],
+        Some(Remote::Named(name, port)) => {
+            look_up(vec![(name, port)]).into_iter().flat_map(|(_, addresses)| addresses).collect()
+        }
+        None => Vec::new(),
+    }
+}
+
 /// Looks names up; takes as long as the resolver does. A name that is not found has no address now.
 pub fn look_up(names: Vec<(String, u16)>) -> Found {
     let look_up = |name: (String, u16)| {
@@ -183,6 +197,7 @@ mod tests {
             args: Vec::new(),
             env: BTreeMap::new(),
             url: Some((*url).to_owned()),
+            headers: BTreeMap::new(),
             cwd: None,
             project: None,
             door: *door,

@@ -19,14 +19,14 @@ use sha2::{Digest as _, Sha256};
 use super::hold::Flagged;
 use super::tree::Process;
 use super::{Action, ConfigEntry, EventKind, Guard, KernelEvent};
-use crate::admission::clients::Scan;
+use crate::admission::clients::{EntryError, Scan, all_secret};
 use crate::admission::{Admission, AdmissionError, LaunchDefinition, Server, launch, valid_name};
 use crate::audit::{AuditError, AuditLog, Entry, Kind, Outcome};
 use crate::config::Evidence;
 use crate::store::{Store, StoreError};
 
 pub use clients::ConfigSource;
-use clients::Known;
+use clients::{Known, NamedRemote};
 pub use record::{SeenProcess, ShadowSpawn, ShadowState};
 use record::{merge, new_record, to_forget};
 
@@ -54,6 +54,10 @@ pub enum ShadowError {
     Adopted { id: String, server: String },
     #[error("cannot make a server of shadow record {id}: {source}")]
     Launch { id: String, source: launch::LaunchError },
+    #[error(
+        "cannot make a server of shadow record {id}: {source}; `lazaret server add NAME --from-config ENTRY` takes what more it needs"
+    )]
+    Entry { id: String, source: EntryError },
     #[error("cannot adopt shadow record {id}: {source}")]
     Admission { id: String, source: AdmissionError },
     #[error("cannot reach the processes of shadow record {id}: {source}")]
@@ -257,11 +261,15 @@ impl Shadows {
             return Err(ShadowError::Denied { id: shadow.id });
         }
         self.check_not_adopted(&shadow)?;
-        let definition =
-            self.launch_of(&shadow).map_err(|source| ShadowError::Launch { id: shadow.id.clone(), source })?;
+        let remote = self.remote_of(&shadow);
+        let definition = match &remote {
+            Some(named) => named.definition().map_err(|source| ShadowError::Entry { id: shadow.id.clone(), source })?,
+            None => self.launch_of(&shadow).map_err(|source| ShadowError::Launch { id: shadow.id.clone(), source })?,
+        };
+        let source = remote.map(|named| named.source).or_else(|| shadow.config_source.clone());
         let name = match name {
             Some(name) => name.to_owned(),
-            None => self.free_name(&shadow, &launch::suggest_name(&definition))?,
+            None => self.free_name(&shadow, source.as_ref(), &launch::suggest_name(&definition))?,
         };
         let server = self
             .admission
@@ -417,6 +425,16 @@ impl Shadows {
         Ok(shadow)
     }
 
+    /// The entry of that user's configs that leads to where a process reached which nothing else convicts: such a one
+    /// is no server itself.
+    fn remote_of(&self, shadow: &ShadowSpawn) -> Option<NamedRemote> {
+        if shadow.evidence.iter().any(|evidence| *evidence != Evidence::Connect) {
+            return None;
+        }
+        let named = self.known.read().unwrap_or_else(PoisonError::into_inner).remotes_of(shadow.uid);
+        named.into_iter().find(|named| named.is_at(&shadow.addresses))
+    }
+
     /// The config entry that the kernel matched says it best, if that user's config still has it;
     /// otherwise what the kernel saw.
     fn launch_of(&self, shadow: &ShadowSpawn) -> Result<LaunchDefinition, launch::LaunchError> {
@@ -424,7 +442,8 @@ impl Shadows {
         let named = shadow.config_entry.and_then(|id| Some((known.entry(id)?, known.named_by(id, shadow.uid)?)));
         if let Some((entry, named)) = named.filter(|(_, named)| shadow.config_source.as_ref() == Some(&named.source)) {
             let argv: Vec<String> = std::iter::once(&entry.command).chain(&entry.args).cloned().collect();
-            return launch::from_argv(&argv, &named.env, named.cwd.as_deref().unwrap_or(&shadow.cwd));
+            let launch = launch::from_argv(&argv, &named.env, named.cwd.as_deref().unwrap_or(&shadow.cwd));
+            return launch.map(all_secret);
         }
         let mut argv = shadow.argv.clone();
         // A bare name was looked up in a PATH that is gone; the kernel knows what it found.
@@ -438,8 +457,13 @@ impl Shadows {
     }
 
     /// The name in the client's config, else the suggested one; with a number if it is taken.
-    fn free_name(&self, shadow: &ShadowSpawn, suggested: &str) -> Result<String, ShadowError> {
-        let wish = shadow.config_source.as_ref().map_or(suggested, |source| &source.name);
+    fn free_name(
+        &self,
+        shadow: &ShadowSpawn,
+        source: Option<&ConfigSource>,
+        suggested: &str,
+    ) -> Result<String, ShadowError> {
+        let wish = source.map_or(suggested, |source| &source.name);
         let wish = if valid_name(wish) { wish } else { suggested };
         self.admission.free_name(wish).map_err(|source| ShadowError::Admission { id: shadow.id.clone(), source })
     }

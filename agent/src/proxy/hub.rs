@@ -16,11 +16,12 @@ mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use self::backoff::Failures;
 use self::logs::Logs;
 pub use self::logs::{ContainerLog, Ended};
+use self::room::Place;
 pub use self::slots::{Holder, SessionLease};
 use self::slots::{Key, Running, Slot, Slots};
 use super::upstream::{RemoteLink, Upstream, UpstreamError, UpstreamLimits};
@@ -235,7 +236,7 @@ impl Hub {
         if self.is_stopping() {
             return Err(HubError::Stopping { server: name.clone() });
         }
-        let place = self.place(name).await?;
+        let place = self.place(server).await?;
         let link = RemoteLink::of(&self.remotes, server);
         let upstream = match link.map_err(|cause| HubError::Remote { server: name.clone(), cause })? {
             Some(link) => Upstream::open(link, self.limits)
@@ -300,7 +301,7 @@ impl Hub {
         slot: &Slot,
         server: &Server,
         upstream: &Arc<Upstream>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
     ) -> Result<(), HubError> {
         let name = &server.name;
         let checked = *upstream.tools_changed().borrow();
@@ -332,7 +333,7 @@ impl Hub {
         if let Some(place) = place {
             upstream.belongs_to(slot.key.holder.clone());
             let (upstream, since) = (upstream.clone(), Instant::now());
-            let running = Running { upstream, pin: pin.clone(), since, _place: Some(place.into()) };
+            let running = Running { upstream, pin: pin.clone(), since, place };
             slot.state().running = Some(running);
         }
         // Asked once it can be found to be stopped: an approval or a session that went before is
@@ -459,7 +460,7 @@ impl Hub {
         let pin = server.decided_pin.clone().unwrap_or_default();
         upstream.identify(&server.name, &pin);
         upstream.found_as_approved(0);
-        slot.state().running = Some(Running { upstream, pin, since: Instant::now(), _place: None });
+        slot.state().running = Some(Running { upstream, pin, since: Instant::now(), place: Place::NONE });
     }
 }
 

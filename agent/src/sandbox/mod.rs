@@ -36,6 +36,7 @@ pub(crate) use self::egress::is_own;
 pub use self::egress::{EgressEvent, EgressOutcome, EgressWitness, Hello, read_hello};
 pub use self::error::SandboxError;
 pub use self::flavour::Flavour;
+pub use self::images::unusable;
 pub use self::stderr::StderrLog;
 use crate::admission::{Egress, LaunchDefinition, Mount};
 use crate::config::SandboxConfig;

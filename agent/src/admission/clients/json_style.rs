@@ -117,6 +117,7 @@ fn server(name: &str, entry: &Value, project: Option<&Path>) -> Result<ClientSer
         args,
         env,
         url,
+        headers: headers(entry)?,
         cwd: text(&["cwd"]).map(PathBuf::from).filter(|cwd| cwd.is_absolute()),
         project: project.map(Path::to_path_buf),
         door: false,
@@ -144,6 +145,20 @@ pub(super) fn environment(table: Option<&Value>) -> Result<BTreeMap<String, Stri
         }
         Some(_) => Err("its env is no object".into()),
     }
+}
+
+/// What a remote server is told; a variable of the client's environment stands as `${NAME}`.
+fn headers(entry: &Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
+    let table = |table: Option<&Value>| environment(table).map_err(|_| "its headers are no object".to_owned());
+    let options = entry.get("requestOptions").and_then(|options| options.get("headers"));
+    let mut headers = table(entry.get("headers").or_else(|| entry.get("http_headers")).or(options))?;
+    // Codex.
+    let from_env = table(entry.get("env_http_headers"))?;
+    headers.extend(from_env.into_iter().map(|(name, variable)| (name, format!("${{{variable}}}"))));
+    if let Some(variable) = entry.get("bearer_token_env_var").and_then(Value::as_str) {
+        headers.insert("Authorization".into(), format!("Bearer ${{{variable}}}"));
+    }
+    Ok(headers)
 }
 
 fn scalar(value: &Value) -> Option<String> {

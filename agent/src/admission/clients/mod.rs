@@ -4,6 +4,7 @@
 //! becomes an entry with its error, line and column; values of the environment never leave this
 //! room but into a launch definition.
 
+mod adopt;
 mod codex;
 mod expand;
 mod json_style;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 pub use super::watch::ClientWatch;
+pub use adopt::{EntryError, Leave, all_secret, find};
 pub use places::homes_of_host;
 #[cfg(test)]
 pub(super) use scan::MAX_PROJECTS;
@@ -137,6 +139,9 @@ pub struct ClientServer {
     pub env: BTreeMap<String, String>,
     /// Where a remote server is.
     pub url: Option<String>,
+    /// What the client tells it with each request. Only the names are ever serialised.
+    #[serde(serialize_with = "names_only", skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// Where relative paths start, if the entry says so.
     pub cwd: Option<PathBuf>,
     /// The project that the entry belongs to.

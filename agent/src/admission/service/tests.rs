@@ -468,3 +468,21 @@ fn a_review_says_what_to_read_first() {
     let texts: String = findings.iter().map(|found| found.text.as_str()).collect();
     assert!(!texts.contains("4f8a1c9d") && !texts.contains(&token[4..]), "{texts}");
 }
+
+#[test]
+fn the_same_files_from_elsewhere_are_said_to_be_denied_ones() {
+    let house = house();
+    let of = |built: &str| Review { lock: serde_json::json!({"kind": "npm", "built": built}), ..review("image-1") };
+    for (name, package) in [("a", "one"), ("b", "fork-of-one"), ("c", "another")] {
+        house.admission.add(name, launch(package), "operator", "ann").unwrap();
+    }
+    house.admission.record_review("a", of("sha256:1"), tools(), "ann").unwrap();
+    house.admission.deny("a", "ann", "it reads keys").unwrap();
+    let kinds = |name: &str, built: &str| -> Vec<String> {
+        let server = house.admission.record_review(name, of(built), tools(), "ann").unwrap();
+        let findings = server.review.unwrap().findings;
+        findings.into_iter().filter(|found| found.kind == "denied-before").map(|found| found.text).collect()
+    };
+    assert_eq!(kinds("b", "sha256:1"), ["it was denied as a by ann: it reads keys"]);
+    assert!(kinds("c", "sha256:2").is_empty());
+}

@@ -116,7 +116,8 @@ async fn run_review(
     let app = &api.app;
     let progress = |text: &str| reporter.step(text);
     let limits = UpstreamLimits::of(&app.config);
-    review::review(&app.sandbox, &app.remotes, &app.admission, limits, name, again, by, &progress)
+    let last_words = |container: &str, stderr: &_, why| app.hub.keep_words_of_review(name, container, stderr, why);
+    review::review(&app.sandbox, &app.remotes, &app.admission, limits, name, again, by, &progress, &last_words)
         .await
         .map_err(Failure::failed)
 }

@@ -24,8 +24,8 @@ pub enum ServerCommand {
 
 /// Add a server in quarantine; nothing is fetched and nothing runs
 ///
-/// Say where its code comes from with one of --npm, --pypi, --local and --image, or where it is with --url, or write
-/// the command as a client's config has it. Arguments after `--` go to the server.
+/// Say where its code comes from with one of --npm, --pypi, --local and --image, or where it is with --url, name an entry
+/// of a client's config, or write the command as a config has it. Arguments after `--` go to the server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,14 +35,15 @@ Examples:
   lazaret server add mine --local ./server.py -- python3 {src}
   lazaret server add scan --image sha256:0123...
   lazaret server add issues --url https://mcp.example.com/mcp --oauth
+  lazaret server add issues --from-config cursor:issues
   lazaret server add search --url https://mcp.example.com/mcp --header X-Api-Key=secret:SEARCH_KEY --secret SEARCH_KEY=@/root/key")]
 pub struct ServerAddArgs {
     /// Name that operators and agents see.
     pub name: String,
-    /// npm package, with or without an exact version.
+    /// npm package, with or without a version, a range of them or a tag.
     #[arg(long, value_name = "PKG[@VERSION]", group = "source")]
     pub npm: Option<String>,
-    /// PyPI project, with or without an exact version.
+    /// PyPI project, with or without a version or a range of them.
     #[arg(long, value_name = "PKG[==VERSION]", group = "source")]
     pub pypi: Option<String>,
     /// File or directory of this host, copied into the image; the command after `--` runs in the cage, {src} is the copy.
@@ -52,8 +53,12 @@ pub struct ServerAddArgs {
     #[arg(long, value_name = "REF", group = "source")]
     pub image: Option<String>,
     /// Streamable HTTP server that somebody else runs. It is reached over TLS at public addresses, and nothing runs here.
-    #[arg(long, value_name = "URL", group = "source")]
+    #[arg(long, value_name = "URL", groups = ["source", "place"])]
     pub url: Option<String>,
+    /// Entry of a client's config on this host, as `lazaret inventory` names it, or CLIENT:ENTRY. What it sets becomes
+    /// secrets.
+    #[arg(long, value_name = "ENTRY", groups = ["source", "place"])]
+    pub from_config: Option<String>,
     /// Environment of the server. `--env NAME` takes the value from your environment, so that it stands in no argv.
     #[arg(long = "env", short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -80,21 +85,21 @@ pub struct ServerAddArgs {
     pub remote: RemoteArgs,
 }
 
-/// What belongs to --url.
+/// What belongs to a remote server.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "With --url")]
+#[command(next_help_heading = "Remote servers")]
 pub struct RemoteArgs {
     /// Header with a secret as its value. REF is of a --secret, or of your environment.
     #[arg(long = "header", value_name = "NAME=[PREFIX]secret:REF", requires = "url")]
     pub headers: Vec<String>,
     /// Loosening: it may lie in a private network, or be on this host where the URL says so.
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "place")]
     pub private: bool,
     /// Loosening: plain HTTP, to a server on this host only.
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "place")]
     pub plain_http: bool,
     /// It wants a login by OAuth: `lazaret server login NAME`.
-    #[arg(long, requires = "url")]
+    #[arg(long, requires = "place")]
     pub oauth: bool,
     /// Client that was registered for this; else one is registered at the login.
     #[arg(long, value_name = "ID", requires = "oauth")]

@@ -5,21 +5,28 @@ mod remote;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::admission::clients::Leave;
 use crate::admission::launch;
 use crate::admission::{Egress, LaunchDefinition, Mount, Source, egress, loads_code};
 use crate::api::client::AdminClient;
-use crate::api::types::{AddServer, ServerView};
+use crate::api::types::{AddConfigured, AddServer, ServerView};
 use crate::cli::args::server::ServerAddArgs;
 use crate::cli::{CliError, out, review};
+use crate::sandbox::unusable;
 
 pub async fn run(admin: &AdminClient, args: ServerAddArgs) -> Result<(), CliError> {
     let name = args.name.clone();
+    let from_config = args.from_config.is_some();
     let cwd = std::env::current_dir()
         .map_err(|e| CliError::Failed(format!("cannot tell the current directory: {e}; change to one that exists")))?;
-    let launch = definition(args, &cwd, |name| std::env::var(name).ok())?;
-    let talk = review::launch(&launch);
-    let server: ServerView = admin.post("/v1/servers", &AddServer { name, launch }).await?;
-    out::say(talk);
+    let from_env = |name: &str| std::env::var(name).ok();
+    let server: ServerView = if from_config {
+        admin.post("/v1/clients/adopt", &configured_entry(args, &cwd, from_env)?).await?
+    } else {
+        let launch = definition(args, &cwd, from_env)?;
+        admin.post("/v1/servers", &AddServer { name, launch }).await?
+    };
+    out::say(review::launch(&server.launch));
     out::line(&server.name)?;
     if server.login.is_some_and(|login| !login.logged_in && !login.refreshes) {
         out::say(format!("{} wants a login first: `lazaret server login {}`", server.name, server.name));
@@ -29,6 +36,37 @@ pub async fn run(admin: &AdminClient, args: ServerAddArgs) -> Result<(), CliErro
         server.name, server.state, server.name
     ));
     Ok(())
+}
+
+/// The entry itself is the daemon's to read: it may lie in a home directory that the operator cannot look into.
+fn configured_entry(
+    args: ServerAddArgs,
+    cwd: &Path,
+    from_env: impl Fn(&str) -> Option<String>,
+) -> Result<AddConfigured, CliError> {
+    if !args.command.is_empty() {
+        return Err(CliError::Usage("cannot use a command with --from-config: the entry has its own".into()));
+    }
+    let mut env = args.env.iter().map(|text| variable(text, &from_env)).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let mut secrets = args.secrets.iter().map(|text| secret(text, cwd, &from_env)).collect::<Result<Vec<_>, _>>()?;
+    let oauth = remote::oauth(&args.remote)?;
+    if let Some(name) = oauth.as_ref().and_then(|oauth| oauth.client_secret.as_deref())
+        && !secrets.iter().any(|(known, _)| known == name)
+    {
+        secrets.push(secret(name, cwd, &from_env)?);
+    }
+    let names = secrets.iter().map(|(name, _)| name.clone()).collect();
+    env.extend(secrets);
+    Ok(AddConfigured {
+        name: args.name,
+        entry: args.from_config.unwrap_or_default(),
+        leave: Leave { private: args.remote.private, plain_http: args.remote.plain_http, oauth },
+        mounts: args.mounts.iter().map(|text| mount(text, cwd)).collect::<Result<_, _>>()?,
+        egress: egress(&args.egress, &args.egress_private)?,
+        isolation: args.isolation,
+        env,
+        secrets: names,
+    })
 }
 
 fn definition(
@@ -68,10 +106,7 @@ fn definition(
             (Source::Npm { package, version, bin: None }, args.command)
         }
         (_, Some(pypi), ..) => {
-            let (package, version) = match pypi.split_once("==") {
-                Some((package, version)) => (package.to_owned(), Some(version.to_owned())),
-                None => (pypi, None),
-            };
+            let (package, version) = pypi_project(&pypi);
             (Source::Pypi { package, version, script: None, module: None, with: Vec::new() }, args.command)
         }
         (_, _, Some(path), _) => (Source::Local { path: existing(&cwd.join(path))?, run: args.command }, Vec::new()),
@@ -79,7 +114,7 @@ fn definition(
         (None, None, None, None) => {
             if args.command.is_empty() {
                 return Err(CliError::Usage(
-                    "cannot add a server without its source; name it with --npm, --pypi, --local, --image or --url, or write its command after `--`".into(),
+                    "cannot add a server without its source; name it with --npm, --pypi, --local, --image, --url or --from-config, or write its command after `--`".into(),
                 ));
             }
             let mut launch = launch::from_argv(&args.command, &env, cwd).map_err(|e| CliError::Usage(e.to_string()))?;
@@ -90,6 +125,9 @@ fn definition(
             return Ok(launch);
         }
     };
+    if let Some(why) = unusable(&source) {
+        return Err(CliError::Usage(format!("cannot add {}: {why}", args.name)));
+    }
     let configured = configured(&source, &rest);
     Ok(LaunchDefinition {
         source,
@@ -106,6 +144,7 @@ fn definition(
 /// The command that stands for the flags, for people.
 fn configured(source: &Source, args: &[String]) -> Vec<String> {
     let versioned = |package: &str, separator: &str, version: &Option<String>| match version {
+        Some(range) if range.starts_with(OPERATORS) && separator == "==" => format!("{package}{range}"),
         Some(version) => format!("{package}{separator}{version}"),
         None => package.to_owned(),
     };
@@ -123,6 +162,15 @@ fn configured(source: &Source, args: &[String]) -> Vec<String> {
     };
     command.extend_from_slice(args);
     command
+}
+
+const OPERATORS: [char; 5] = ['<', '>', '=', '!', '~'];
+
+/// `project`, `project==1.2.3` or a range of versions, `project>=1,<2`.
+fn pypi_project(text: &str) -> (String, Option<String>) {
+    let (project, version) = text.split_at(text.find(OPERATORS).unwrap_or(text.len()));
+    let version = version.strip_prefix("==").unwrap_or(version).trim();
+    (project.trim().to_owned(), Some(version.to_owned()).filter(|version| !version.is_empty() || text.contains('=')))
 }
 
 /// `@scope/name@1.2.3`: the version's `@` is not the first character.
@@ -353,6 +401,29 @@ mod tests {
             let error = add(bad).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");
             assert!(!error.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_package_that_no_registry_can_have_is_refused_before_it_is_added() {
+        let version = |pypi: &str| match add(&["--pypi", pypi]).unwrap().source {
+            Source::Pypi { package, version, .. } => (package, version),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(version("a-b==1.2"), ("a-b".into(), Some("1.2".into())));
+        assert_eq!(version("a-b>=0.1,<0.2"), ("a-b".into(), Some(">=0.1,<0.2".into())));
+        assert_eq!(version("a-b"), ("a-b".into(), None));
+        assert_eq!(add(&["--pypi", "a>=1,<2"]).unwrap().configured, ["uvx", "a>=1,<2"]);
+        for bad in [
+            ["--npm", "github:a/b"],
+            ["--npm", "git+https://a.example/b.git"],
+            ["--npm", "../a"],
+            ["--npm", "a@file:../b"],
+            ["--pypi", "git+https://a.example/b.git"],
+            ["--pypi", "a=="],
+            ["--pypi", "a @ https://b.example/c.whl"],
+        ] {
+            assert!(matches!(add(&bad), Err(error) if error.exit_code() == 2), "{bad:?}");
         }
     }
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Ancestor, ConfigEntry};
-use crate::admission::clients::Scan;
+use super::super::{Ancestor, ConfigEntry, endpoints};
+use crate::admission::LaunchDefinition;
+use crate::admission::clients::{ClientServer, EntryError, Leave, Scan};
 
 /// The entry of a client config that names a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,25 +53,53 @@ pub(super) struct Named {
     counts_for: Option<u32>,
 }
 
-/// The stdio entries of all configs that are not our own connector, by their number.
+/// The entries of all configs that are not our own door: stdio ones by their number, and the remote ones.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashMap<u64, (ConfigEntry, Vec<Named>)>);
+pub(super) struct Known(HashMap<u64, (ConfigEntry, Vec<Named>)>, Vec<NamedRemote>);
+
+/// A place in a config that says where a server is.
+#[derive(Debug, Clone)]
+pub(super) struct NamedRemote {
+    pub(super) source: ConfigSource,
+    server: ClientServer,
+    home: Option<PathBuf>,
+    owner: Option<u32>,
+    counts_for: Option<u32>,
+}
+
+impl NamedRemote {
+    /// Whether the URL leads to one of these addresses, now; a name is looked up for that.
+    pub(super) fn is_at(&self, addresses: &[String]) -> bool {
+        let at = self.server.url.as_deref().map(endpoints::addresses_of).unwrap_or_default();
+        at.iter().any(|address| addresses.contains(&address.to_string()))
+    }
+
+    /// A shadow loosens nothing: what is private or without TLS is added by hand, where that is said.
+    pub(super) fn definition(&self) -> Result<LaunchDefinition, EntryError> {
+        self.server.definition(self.home.as_deref().unwrap_or(Path::new("/")), &Leave::default())
+    }
+}
 
 impl Known {
     /// At most `limit` entries, taken from each home in turn, so that nobody's config crowds out
     /// another's.
     pub(super) fn of(scan: &Scan, limit: usize) -> Self {
+        let mut remotes = Vec::new();
         let mut homes: BTreeMap<Option<&Path>, Vec<(ConfigEntry, Named)>> = BTreeMap::new();
         for file in &scan.files {
             let owner = file.home.as_ref().and_then(|home| std::fs::metadata(home).ok()).map(|meta| meta.uid());
             let counts_for = counts_for(&file.path);
             for server in file.servers.iter().filter(|server| !server.door) {
-                let Some(command) = server.command.as_deref().filter(|command| !command.is_empty()) else { continue };
                 let source = ConfigSource {
                     client: file.client.to_string(),
                     path: file.path.clone(),
                     name: server.name.clone(),
                     project: server.project.clone(),
+                };
+                let Some(command) = server.command.as_deref().filter(|command| !command.is_empty()) else {
+                    let (server, home) = (server.clone(), file.home.clone());
+                    remotes.push(NamedRemote { source, server, home, owner, counts_for });
+                    continue;
                 };
                 let named = Named { source, env: server.env.clone(), cwd: server.cwd.clone(), owner, counts_for };
                 let entry = entry(command, &server.args, counts_for);
@@ -98,7 +127,7 @@ impl Known {
                 "{left_out} entries of client configs are too many for the kernel; only the handshake convicts those servers"
             );
         }
-        Self(known)
+        Self(known, remotes)
     }
 
     /// Each entry once for everybody, or else once for each user whom it counts for.
@@ -112,6 +141,14 @@ impl Known {
 
     pub(super) fn entry(&self, id: u64) -> Option<&ConfigEntry> {
         self.0.get(&id).map(|(entry, _)| entry)
+    }
+
+    /// What the configs of this user, or those of nobody in particular that count for this user, say of remote servers.
+    pub(super) fn remotes_of(&self, uid: u32) -> Vec<NamedRemote> {
+        let counts = |named: &&NamedRemote| {
+            named.owner == Some(uid) || named.owner.is_none() && named.counts_for.is_none_or(|owner| owner == uid)
+        };
+        self.1.iter().filter(counts).cloned().collect()
     }
 
     /// Where the config of this user names it. One user's server never gets another's environment:
@@ -151,7 +188,7 @@ pub(super) fn client_among(ancestors: &[Ancestor]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::clients::{Client, ClientFile, ClientServer};
+    use crate::admission::clients::{Client, ClientFile};
 
     fn server(name: &str, args: &[&str], secret: &str) -> ClientServer {
         ClientServer {
@@ -160,6 +197,7 @@ mod tests {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: BTreeMap::from([("TOKEN".to_owned(), secret.to_owned())]),
             url: None,
+            headers: BTreeMap::new(),
             cwd: None,
             project: None,
             door: false,
@@ -190,6 +228,30 @@ mod tests {
         let known = Known::of(&scan, 10);
         assert_eq!(known.entries().count(), 10);
         assert!(known.entries().any(|entry| entry.args == ["only"]));
+    }
+
+    #[test]
+    fn a_remote_entry_is_found_by_the_address_it_leads_to_and_only_for_its_user() {
+        let home = tempfile::tempdir().unwrap();
+        let uid = std::fs::metadata(home.path()).unwrap().uid();
+        let at = |name: &str, url: &str| ClientServer {
+            command: None,
+            url: Some(url.into()),
+            headers: BTreeMap::from([("X-Key".into(), "mine".into())]),
+            ..server(name, &[], "")
+        };
+        let entries =
+            vec![at("a", "https://192.0.2.1/mcp"), at("b", "https://[2001:db8::1]:8443/"), at("c", "nonsense")];
+        let scan = Scan { files: vec![file(Some(home.path()), entries)], ..Scan::default() };
+        let known = Known::of(&scan, 10);
+        let found = |uid: u32, address: &str| -> Vec<String> {
+            let at = known.remotes_of(uid).into_iter().filter(|named| named.is_at(&[address.to_owned()]));
+            at.map(|named| named.source.name).collect()
+        };
+        assert_eq!(found(uid, "192.0.2.1:443"), ["a"]);
+        assert_eq!(found(uid, "[2001:db8::1]:8443"), ["b"]);
+        assert!(found(uid, "192.0.2.1:80").is_empty() && found(uid + 1, "192.0.2.1:443").is_empty());
+        assert_eq!(known.remotes_of(uid)[1].definition().unwrap().env["X_KEY"], "mine");
     }
 
     #[test]

@@ -169,6 +169,12 @@ impl Hub {
         self.logs.keep_in(dir)
     }
 
+    /// Remembers what a container said that its review ended, as if it had served.
+    pub fn keep_words_of_review(&self, server: &str, container: &str, stderr: &StderrLog, why: String) {
+        self.logs.keep(&Key { server: server.into(), holder: Holder::Everybody }, container, stderr, why);
+        self.logs.settle(server, stderr);
+    }
+
     /// The last lines of a server's containers: of those that ended last, then of those that run.
     pub fn logs(&self, server: &str, lines: usize) -> Vec<ContainerLog> {
         let of_past = |past: &Past| past.shown(lines);

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-
+use super::room::Place;
 use super::{Hub, HubError};
 use crate::admission::{Isolation, Server};
 use crate::identity::SessionIdentity;
@@ -79,8 +78,7 @@ pub(super) struct Running {
     pub upstream: Arc<Upstream>,
     pub pin: String,
     pub since: Instant,
-    /// One of the places for running containers, taken until this one is gone.
-    pub _place: Option<Arc<OwnedSemaphorePermit>>,
+    pub place: Place,
 }
 
 impl Slot {

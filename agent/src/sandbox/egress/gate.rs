@@ -3,11 +3,12 @@
 //! Invariants: the address that was judged is the one that is connected to; nothing is sent to a
 //! host before the judgement; every connection ends with the container.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves for this long ends.
 const IDLE: Duration = Duration::from_secs(600);
 
+/// Different reasons why connections to one host were refused that are told of; all of them are counted.
+const REASONS: usize = 8;
+
 /// The open ways of one container. Dropping it closes them, with every connection.
 pub struct Gate {
     tasks: Vec<JoinHandle<()>>,
@@ -45,7 +49,8 @@ struct Way {
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
     opened_said: AtomicBool,
-    refused_said: AtomicBool,
+    /// What was said of refused connections: a harmless one hides no other.
+    refused_said: Mutex<BTreeSet<String>>,
 }
 
 struct OfCage {
@@ -81,7 +86,7 @@ impl Gate {
                 bytes_out: AtomicU64::new(0),
                 bytes_in: AtomicU64::new(0),
                 opened_said: AtomicBool::new(false),
-                refused_said: AtomicBool::new(false),
+                refused_said: Mutex::default(),
             });
             gate.ways.push(way.clone());
             gate.tasks.push(tokio::spawn(serve(way, listener)));
@@ -153,11 +158,16 @@ impl Way {
             }
             Err(why) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
-                if !self.refused_said.swap(true, Ordering::Relaxed) {
+                if self.is_news(&why) {
                     self.tell(EgressOutcome::Refused { why });
                 }
             }
         }
+    }
+
+    fn is_news(&self, why: &str) -> bool {
+        let mut said = self.refused_said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.len() < REASONS && said.insert(why.to_owned())
     }
 
     fn tell(&self, what: EgressOutcome) {
@@ -326,7 +336,6 @@ pub(crate) fn is_own(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
 
     use super::super::hello::tests::hello;
     use super::*;
@@ -432,6 +441,23 @@ mod tests {
             gate.close().await;
             assert_eq!(heard.0.lock().unwrap()[0], refusal);
         }
+    }
+
+    #[tokio::test]
+    async fn a_harmless_refusal_hides_no_other_and_the_log_stays_short() {
+        let (gate, at, heard) = gate(Egress::parse("a.example:443", false).unwrap());
+        said(at, b"").await;
+        for n in 0..20 {
+            said(at, &hello(&[&format!("h{}.example", n % 10)], 16_384)).await;
+        }
+        gate.close().await;
+        let heard = heard.0.lock().unwrap();
+        assert_eq!(
+            (heard[0].as_str(), heard[1].as_str()),
+            ("it ended before it said anything whole", "TLS for another server: h0.example")
+        );
+        assert_eq!(heard.len(), REASONS + 1, "{heard:?}");
+        assert!(heard[REASONS].starts_with("0 opened, 21 refused"), "{heard:?}");
     }
 
     #[tokio::test]

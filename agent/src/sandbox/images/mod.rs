@@ -68,6 +68,22 @@ pub(super) async fn build(
     Ok(built)
 }
 
+/// Why a package manager would never be asked for this, whatever its registry has.
+pub fn unusable(source: &Source) -> Option<String> {
+    match source {
+        Source::Npm { package, .. } if !npm::is_name(package) => {
+            Some(format!("{package:?} is not the name of an npm package; write one such as @acme/server"))
+        }
+        Source::Npm { version: Some(version), .. } if !is_version(version) => {
+            Some(format!("{version:?} is not an npm version; write one such as 1.2.3"))
+        }
+        Source::Pypi { package, version, .. } => pypi::requirement(package, version.as_deref())
+            .err()
+            .map(|why| format!("{why}; write the project, or PROJECT==VERSION")),
+        _ => None,
+    }
+}
+
 fn nothing_to_build(server: &str) -> SandboxError {
     SandboxError::definition(server, "it is a remote server", "it is reached where it is, and never run here")
 }

@@ -8,12 +8,16 @@ use crate::sandbox::{BuiltImage, Sandbox, SandboxError};
 
 const HINT: &str = "check the package's name and version, and that containers reach the npm registry";
 /// First the lock, unless there is one, then what it names: `npm ci` takes nothing that differs
-/// from it, and leaves it in its cache. `$1` is what to install, `$2` its name.
+/// from it, and leaves it in its cache. A lock that `npm ci` finds at odds with itself (npm makes such of some trees of
+/// peers) is made whole by the same command again. `$1` is what to install, `$2` its name.
 const FETCH: &str = r#"
-if [ ! -f package-lock.json ]; then
-  npm install --package-lock-only --ignore-scripts --no-audit --no-fund --save-exact --loglevel=error -- "$1"
+how='--ignore-scripts --no-audit --no-fund --loglevel=error'
+if [ -f package-lock.json ]; then
+  npm ci $how
+else
+  npm install --package-lock-only --save-exact $how -- "$1"
+  npm ci $how || { npm install --package-lock-only $how && npm ci $how; }
 fi
-npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 "#;
 /// Git's packages are in no cache that npm reads without a network: these stay as they were unpacked.
 pub(super) const FORGET: &str = r#"
@@ -62,8 +66,9 @@ pub(super) async fn build(
     let mut builder = Builder::create(sandbox, server, Some(script()), &[&wanted, package]).await?;
     let report = parse(server, &builder.run(&format!("npm install {wanted}"), HINT).await?)?;
     let manifest = &report["manifest"];
-    let path = bin_path(manifest, package, bin)
-        .map_err(|cause| SandboxError::definition(server, cause, "name the command as the definition's bin"))?;
+    let path = bin_path(manifest, package, bin).map_err(|cause| {
+        SandboxError::definition(server, cause, "name it as `lazaret server add NAME -- npx -p PACKAGE COMMAND`")
+    })?;
     let argv = vec!["node".to_owned(), format!("/app/node_modules/{package}/{path}")];
     let lock = locked(&report["lock"]["packages"]);
     let package = described(manifest, &lock);

@@ -132,7 +132,7 @@ pub(super) async fn rebuild(
 }
 
 /// `name[extras]==version`; the version may be a range.
-fn requirement(package: &str, version: Option<&str>) -> Result<String, String> {
+pub(super) fn requirement(package: &str, version: Option<&str>) -> Result<String, String> {
     let bare = bare_name(package);
     let word = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphanumeric())

@@ -8,6 +8,12 @@ const MARK: &str = "secret:";
 
 pub(super) fn definition(url: &str, args: &RemoteArgs) -> Result<Remote, CliError> {
     let headers = args.headers.iter().map(|text| header(text)).collect::<Result<Vec<_>, _>>()?;
+    let oauth = oauth(args)?;
+    Remote::new(url, headers, args.private, args.plain_http, oauth)
+        .map_err(|why| CliError::Usage(format!("cannot use --url: {why}")))
+}
+
+pub(super) fn oauth(args: &RemoteArgs) -> Result<Option<OAuth>, CliError> {
     let client_secret = match &args.oauth_client_secret {
         None => None,
         Some(text) => Some(text.strip_prefix(MARK).map(str::to_owned).ok_or_else(|| {
@@ -17,15 +23,13 @@ pub(super) fn definition(url: &str, args: &RemoteArgs) -> Result<Remote, CliErro
             )
         })?),
     };
-    let oauth = args.oauth.then(|| OAuth {
+    Ok(args.oauth.then(|| OAuth {
         grant: args.oauth_grant,
         client_id: args.oauth_client_id.clone(),
         client_secret,
         scopes: args.oauth_scopes.iter().cloned().collect(),
         issuer: args.oauth_issuer.clone(),
-    });
-    Remote::new(url, headers, args.private, args.plain_http, oauth)
-        .map_err(|why| CliError::Usage(format!("cannot use --url: {why}")))
+    }))
 }
 
 fn header(text: &str) -> Result<SecretHeader, CliError> {
