@@ -241,17 +241,17 @@ mod tests {
             ..server(name, &[], "")
         };
         let entries =
-            vec![at("a", "https://192.0.2.1/mcp"), at("b", "https://[2001:db8::1]:8443/"), at("c", "nonsense")];
+            vec![at("a", "https://8.8.8.8/mcp"), at("b", "https://[2001:db8::1]:8443/"), at("c", "nonsense")];
         let scan = Scan { files: vec![file(Some(home.path()), entries)], ..Scan::default() };
         let known = Known::of(&scan, 10);
         let found = |uid: u32, address: &str| -> Vec<String> {
             let at = known.remotes_of(uid).into_iter().filter(|named| named.is_at(&[address.to_owned()]));
             at.map(|named| named.source.name).collect()
         };
-        assert_eq!(found(uid, "192.0.2.1:443"), ["a"]);
+        assert_eq!(found(uid, "8.8.8.8:443"), ["a"]);
         assert_eq!(found(uid, "[2001:db8::1]:8443"), ["b"]);
-        assert!(found(uid, "192.0.2.1:80").is_empty() && found(uid + 1, "192.0.2.1:443").is_empty());
-        assert_eq!(known.remotes_of(uid)[1].definition().unwrap().env["X_KEY"], "mine");
+        assert!(found(uid, "8.8.8.8:80").is_empty() && found(uid + 1, "8.8.8.8:443").is_empty());
+        assert_eq!(known.remotes_of(uid)[0].definition().unwrap().env["X_KEY"], "mine");
     }
 
     #[test]

@@ -448,7 +448,7 @@ mod tests {
         let (gate, at, heard) = gate(Egress::parse("a.example:443", false).unwrap());
         said(at, b"").await;
         for n in 0..20 {
-            said(at, &hello(&[&format!("h{}.example", n % 10)], 16_384)).await;
+            said(at, &hello(&[format!("h{}.example", n % 10).as_str()], 16_384)).await;
         }
         gate.close().await;
         let heard = heard.0.lock().unwrap();

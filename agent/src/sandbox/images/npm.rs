@@ -99,7 +99,7 @@ pub(super) async fn rebuild(
 }
 
 /// npm's rule for names, so that no option, path or address is taken for one.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
             && !part.starts_with(['.', '-', '_'])
