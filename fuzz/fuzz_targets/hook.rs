@@ -1,5 +1,5 @@
 //! Any event of a client's hook is a note, nothing, or an error; a note that is taken is found for its user and for nobody
-//! else, and two that contradict each other for nobody.
+//! else, and of two that contradict each other neither is believed.
 
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ fuzz_target!(|event: &[u8]| {
     other.agent_id = Some(format!("{:.100}-other", note.agent_id.clone().unwrap_or_default()));
     if notes.note(1, other, &[], now).is_ok() {
         let found = notes.of_tool_use(1, tool_use, None, now);
-        assert!(found.is_none_or(|found| found.agent_id.is_none()), "two that say different things are not believed");
+        let believed = found.is_some_and(|found| !found.contradicted || found.agent_id.is_some());
+        assert!(!believed, "two that say different things are not believed");
     }
 });

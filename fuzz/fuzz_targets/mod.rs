@@ -57,6 +57,7 @@ targets! {
     kernel_event
     launch
     measured_file
+    mirrored
     oauth
     package_report
     pin

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::sh;
+use crate::{needs, sh};
 use report::{Outcome, Report};
 
 pub const HELP: &str = "\
@@ -23,7 +23,7 @@ Usage: cargo xtask fuzz [TARGET...] [--seconds N] [--jobs N]
        cargo xtask fuzz TARGET... --minimise
 
 Builds the targets (all of them where none is named) with coverage and runs each for N seconds (60), so many at a
-time (1), from fuzz/seeds/TARGET and fuzz/corpus/TARGET. Needs a C++ compiler and no other toolchain. On stdout one line
+time (1), from fuzz/seeds/TARGET and fuzz/corpus/TARGET. Needs Debian's libFuzzer and no other toolchain. On stdout one line
 per target: runs, runs per second, edges reached of those that there are, inputs kept, result. The exit code is 1 if any
 input broke a target; its path and how to run it again are told then.
 
@@ -58,6 +58,8 @@ pub struct Plan<'a> {
     pub jobs: usize,
     pub input: Option<&'a Path>,
     pub minimise: bool,
+    /// Installs what is missing without asking.
+    pub yes: bool,
 }
 
 pub fn fuzz(root: &Path, plan: &Plan) -> Result<ExitCode> {
@@ -66,10 +68,7 @@ pub fn fuzz(root: &Path, plan: &Plan) -> Result<ExitCode> {
     let unknown: Vec<&str> = plan.targets.iter().filter(|name| !all.contains(name)).map(String::as_str).collect();
     ensure!(unknown.is_empty(), "there is no fuzz target {}; there are: {}", unknown.join(", "), all.join(", "));
     let chosen = if plan.targets.is_empty() { all } else { plan.targets.to_vec() };
-    ensure!(
-        sh::find("c++").is_some() || std::env::var_os("CXX").is_some(),
-        "there is no C++ compiler, which libFuzzer needs; install one (Debian's g++) and try again"
-    );
+    needs::install(&needs::for_fuzzing(), plan.yes)?;
     if let Some(input) = plan.input {
         let [target] = chosen.as_slice() else { bail!("--input is for one target: name it before\n\n{HELP}") };
         ensure!(input.is_file(), "there is no input {}", input.display());
@@ -145,6 +144,9 @@ pub fn wrapped() -> Option<ExitCode> {
     let name = words.iter().position(|word| word == "--crate-name").and_then(|at| words.get(at + 1));
     let ours = name.is_some_and(|name| WITH_COVERAGE.iter().any(|own| name == own));
     compiler.args(&words).args(FLAGS.iter().filter(|_| ours));
+    if name.is_some_and(|name| name == "fuzz") {
+        compiler.arg(format!("-Clink-arg={}", needs::LIBFUZZER)).arg("-Clink-arg=-l:libstdc++.so.6");
+    }
     let failed = std::os::unix::process::CommandExt::exec(&mut compiler);
     eprintln!("xtask: cannot run the compiler: {failed}");
     Some(ExitCode::FAILURE)

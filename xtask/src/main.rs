@@ -135,8 +135,9 @@ fn dispatch(args: &Args) -> Result<ExitCode> {
     match args.verb.as_str() {
         "fuzz" => {
             let input = args.input.as_deref();
-            let Args { words: targets, seconds, jobs, minimise, .. } = args;
-            let plan = fuzz::Plan { targets, seconds: *seconds, jobs: *jobs, input, minimise: *minimise };
+            let Args { words: targets, seconds, jobs, minimise, yes, .. } = args;
+            let (jobs, minimise, yes) = (*jobs, *minimise, *yes);
+            let plan = fuzz::Plan { targets, seconds: *seconds, jobs, input, minimise, yes };
             return fuzz::fuzz(&root, &plan);
         }
         "run" => return run::run(&root, args.yes, &args.rest),
