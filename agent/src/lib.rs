@@ -6,6 +6,10 @@
 //! [`proxy`] is the door itself, [`audit`] writes down what every layer decided, and
 //! [`store`] is the only room that knows the database.
 
+// The fuzz targets name this crate, and are part of its tests: see `seeds.rs`.
+#[cfg(test)]
+extern crate self as lazaret;
+
 pub mod admission;
 pub mod api;
 pub mod audit;
@@ -19,4 +23,6 @@ pub mod proxy;
 pub mod remote;
 pub mod sandbox;
 pub mod search;
+#[cfg(test)]
+mod seeds;
 pub mod store;

@@ -1,8 +1,6 @@
 //! Any text is a file of signers, or an error that names one of its lines.
-#![no_main]
 
 use lazaret::identity::vouch::{Signers, SignersError};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Err(SignersError::Line { line, .. }) = Signers::parse(text, "f") {

@@ -1,8 +1,6 @@
 //! A public key reads back in each of its forms.
-#![no_main]
 
 use lazaret::identity::PublicKey;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(key) = text.parse::<PublicKey>() {

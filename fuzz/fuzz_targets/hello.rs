@@ -1,8 +1,6 @@
 //! The first bytes of a caged server's connection: a name, a part of one, or none; never more than was sent.
-#![no_main]
 
 use lazaret::sandbox::{Hello, read_hello};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Hello::Name(Some(name)) = read_hello(bytes) {

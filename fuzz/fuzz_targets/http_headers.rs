@@ -1,9 +1,7 @@
 //! Any headers agree with a body, or are refused; what agrees says what the body says.
-#![no_main]
 
 use lazaret::proxy::envelope::{Limits, Message, read};
 use lazaret::proxy::http::headers::{HeaderMap, HeaderValue, METHOD, NAME, Route, SESSION, VERSION, decode, route};
-use libfuzzer_sys::fuzz_target;
 
 // The body is the last line; each line before it is a header, by its first byte.
 fuzz_target!(|input: &[u8]| {

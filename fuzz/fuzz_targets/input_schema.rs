@@ -1,9 +1,7 @@
 //! Whatever a server's `inputSchema` is, Cedar takes the schema that is made of it.
-#![no_main]
 
 use lazaret::policy::input::InputType;
 use lazaret::proxy::json::Json;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(schema) = Json::parse(text, 64) {

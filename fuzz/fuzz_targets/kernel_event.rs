@@ -1,6 +1,3 @@
-//! Any bytes in the ring buffer are an event or an error.
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
+//! Any bytes in the ring buffer are an event or an error; what an event says stands in its bytes, and is bounded by them.
 
 fuzz_target!(|bytes: &[u8]| lazaret::kernel::fuzz_event(bytes));

@@ -1,8 +1,6 @@
 //! Files of state and command lines that a measurement reads have a digest, whatever is in them.
-#![no_main]
 
 use lazaret::identity::measure::{digest_command_line, digest_members};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     for digest in [digest_members(bytes, false), digest_members(bytes, true), digest_command_line(bytes)] {

@@ -1,9 +1,7 @@
 //! Whatever a server's `inputSchema` annotates, a header is wanted for a place that the schema has, or the tool is left out.
-#![no_main]
 
 use lazaret::proxy::json::Json;
 use lazaret::proxy::mirrored::{fault_in, mirrored};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let Ok(schema) = Json::parse(text, 64) else { return };
@@ -11,7 +9,10 @@ fuzz_target!(|text: &str| {
     let found = mirrored(&tool);
     assert_eq!(fault_in(&tool.to_text()), found.as_ref().err().cloned());
     for one in found.unwrap_or_default() {
-        let place = one.way.iter().try_fold(tool.get("inputSchema").expect("it was set"), |at, step| at.get("properties")?.get(step));
+        let place = one
+            .way
+            .iter()
+            .try_fold(tool.get("inputSchema").expect("it was set"), |at, step| at.get("properties")?.get(step));
         assert!(place.is_some_and(|place| place.get("x-mcp-header").is_some()));
     }
 });

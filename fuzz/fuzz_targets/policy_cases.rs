@@ -1,10 +1,8 @@
 //! A file of policy test cases is read, or refused with its place.
-#![no_main]
 
 use std::path::Path;
 
 use lazaret::policy::cases::{CaseError, parse};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Err(CaseError::Syntax { line, column, .. }) = parse(Path::new("f"), text) {

@@ -1,8 +1,6 @@
 //! A definition that is taken leads to TLS, or to this host, and is the same when it is read again.
-#![no_main]
 
 use lazaret::admission::Remote;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(remote) = serde_json::from_str::<Remote>(text) {

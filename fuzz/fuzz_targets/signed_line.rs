@@ -1,8 +1,6 @@
 //! What stands before a line on the socket is read without a panic, and one number is written in one way.
-#![no_main]
 
 use lazaret::identity::signed;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Some((seq, sig, line)) = signed::parse(bytes) {

@@ -1,11 +1,16 @@
-//! SQL has a class, and a change before any text is never a mere select.
-#![no_main]
+//! SQL has a class; a change before or behind any text is never a mere select; a name of a database changes nothing.
 
 use lazaret::policy::derive::sql_classes;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    assert!(!sql_classes("sql", text).is_empty());
-    let changed = sql_classes("sql", &format!("DELETE FROM t {text}"));
-    assert!(changed.len() > 1 || !changed.contains("select"));
+    let classes = sql_classes("sql", text);
+    assert!(!classes.is_empty());
+    assert_eq!(sql_classes("SQL", text), classes);
+    let only_select = |text: &str| sql_classes("sql", text).into_iter().eq(["select"]);
+    assert!(!only_select(&format!("DELETE FROM t {text}")));
+    assert!(!only_select(&format!("{text}\n; DELETE FROM t")), "whatever was left open hides it from somebody only");
+    assert!(!only_select(&format!("WITH x AS (DELETE FROM t RETURNING 1) {text}")));
+    // What is found wherever it stands is found where SQL is expected.
+    let anywhere = sql_classes("text", text);
+    assert!(anywhere.is_empty() || !only_select(text) || anywhere.into_iter().eq(["select"]));
 });

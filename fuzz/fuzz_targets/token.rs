@@ -1,11 +1,14 @@
-//! Any Authorization header is a token in its one spelling, or none.
-#![no_main]
+//! Any Authorization header is a token in its one spelling, or none; a token shows no secret of its own.
 
 use lazaret::identity::Bearer;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|value: &[u8]| {
     if let Some(bearer) = Bearer::from_header(value) {
-        assert!(value.windows(86).any(|part| part == bearer.text().as_bytes()));
+        let text = bearer.text();
+        assert!(value.trim_ascii_end().ends_with(text.as_bytes()) && value[..6].eq_ignore_ascii_case(b"bearer"));
+        assert_eq!(Bearer::parse(&text).map(|again| again.text()), Some(text.clone()));
+        let secret = text.rsplit('_').next().unwrap_or_default();
+        assert!(secret.len() == 64 && !format!("{bearer:?}").contains(secret));
+        assert!(Bearer::parse(&text.to_uppercase()).is_none());
     }
 });

@@ -1,8 +1,6 @@
 //! What is read as a vouch document is its one form; a source of a key reads back.
-#![no_main]
 
 use lazaret::identity::{SourceName, VouchDocument};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(document) = VouchDocument::parse(text) {

@@ -6,6 +6,7 @@
 mod bench;
 mod docker;
 mod ebpf;
+mod fuzz;
 mod guest_disk;
 mod images;
 mod needs;
@@ -29,6 +30,8 @@ Usage: cargo xtask VERB
   bench kernel [6.1|6.12] [--storm N] [--json]
                                   what the kernel programs cost, in instructions, beside their budgets, and a storm
                                   of N execs (100000) in which no verdict may be wrong; takes half an hour
+  fuzz [TARGET...] [--seconds N] [--jobs N]
+                                  run the fuzz targets, each for N seconds (60); `fuzz --help` says more
   setup [--yes]                   only install and build what run and test need
   ebpf                            build the eBPF object
   images                          make the base image in Docker
@@ -51,6 +54,13 @@ struct Args {
     json: bool,
     /// Execs in the storm of `bench kernel`.
     storm: u32,
+    /// How long each fuzz target runs.
+    seconds: u32,
+    /// Fuzz targets at a time.
+    jobs: usize,
+    input: Option<PathBuf>,
+    minimise: bool,
+    help: bool,
     words: Vec<String>,
     /// What stands behind `--`.
     rest: Vec<String>,
@@ -59,8 +69,20 @@ struct Args {
 impl Args {
     fn parse(mut typed: impl Iterator<Item = String>) -> Result<Self> {
         let verb = typed.next().unwrap_or_else(|| "help".into());
-        let mut args =
-            Args { verb, yes: false, quick: false, json: false, storm: 100_000, words: Vec::new(), rest: Vec::new() };
+        let mut args = Args {
+            verb,
+            yes: false,
+            quick: false,
+            json: false,
+            storm: 100_000,
+            seconds: 60,
+            jobs: 1,
+            input: None,
+            minimise: false,
+            help: false,
+            words: Vec::new(),
+            rest: Vec::new(),
+        };
         while let Some(word) = typed.next() {
             match word.as_str() {
                 "--yes" | "-y" => args.yes = true,
@@ -70,6 +92,18 @@ impl Args {
                     let count = typed.next().context("--storm needs a number of execs")?;
                     args.storm = count.parse().with_context(|| format!("{count:?} is no number of execs"))?;
                 }
+                "--seconds" | "--jobs" => {
+                    let count = typed.next().with_context(|| format!("{word} needs a number"))?;
+                    let number = count.parse::<u32>().ok().filter(|number| *number > 0);
+                    let number = number.with_context(|| format!("{count:?} is no number for {word}"))?;
+                    match word.as_str() {
+                        "--seconds" => args.seconds = number,
+                        _ => args.jobs = number as usize,
+                    }
+                }
+                "--input" => args.input = Some(typed.next().context("--input needs a file")?.into()),
+                "--minimise" => args.minimise = true,
+                "--help" | "-h" => args.help = true,
                 "--" => args.rest.extend(typed.by_ref()),
                 flag if flag.starts_with('-') => bail!("`cargo xtask {}` knows no flag {flag}\n\n{USAGE}", args.verb),
                 _ => args.words.push(word),
@@ -80,6 +114,9 @@ impl Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::wrapped() {
+        return code;
+    }
     match Args::parse(std::env::args().skip(1)).and_then(|args| dispatch(&args)) {
         Ok(code) => code,
         Err(e) => {
@@ -90,8 +127,19 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(args: &Args) -> Result<ExitCode> {
+    if args.help {
+        print!("{}", if args.verb == "fuzz" { fuzz::HELP } else { USAGE });
+        return Ok(ExitCode::SUCCESS);
+    }
     let root = root()?;
     match args.verb.as_str() {
+        "fuzz" => {
+            let input = args.input.as_deref();
+            let Args { words: targets, seconds, jobs, minimise, yes, .. } = args;
+            let (jobs, minimise, yes) = (*jobs, *minimise, *yes);
+            let plan = fuzz::Plan { targets, seconds: *seconds, jobs, input, minimise, yes };
+            return fuzz::fuzz(&root, &plan);
+        }
         "run" => return run::run(&root, args.yes, &args.rest),
         "test" => return test::test(&root, args.yes, args.quick, args.words.first().map(String::as_str)),
         "bench" => match args.words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -162,6 +210,14 @@ mod tests {
         let args = parse(&["bench", "kernel", "6.1", "--storm", "500", "--json"]).expect("these are good flags");
         assert!(args.json && args.storm == 500 && args.words == ["kernel", "6.1"]);
         assert_eq!(parse(&["bench", "kernel"]).expect("it stands alone").storm, 100_000);
+    }
+
+    #[test]
+    fn a_fuzz_run_has_a_length_and_a_width() {
+        let args = parse(&["fuzz", "json", "sse", "--seconds", "5", "--jobs", "2"]).expect("these are good flags");
+        assert_eq!((args.seconds, args.jobs, args.words.len()), (5, 2, 2));
+        assert!(parse(&["fuzz", "--jobs", "0"]).is_err());
+        assert!(parse(&["fuzz", "--help"]).expect("this is a good flag").help);
     }
 
     #[test]

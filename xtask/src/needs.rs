@@ -45,6 +45,11 @@ const BUILDING: [Need; 5] = [
     file("llvm-22-dev", "/usr/lib/llvm-22/bin/llvm-config", "bpf-linker is built on it"),
 ];
 
+/// libFuzzer, with a `main` of its own.
+pub const LIBFUZZER: &str = "/usr/lib/llvm-22/lib/clang/22/lib/linux/libclang_rt.fuzzer-x86_64.a";
+
+const FUZZING: [Need; 1] = [file("libclang-rt-22-dev", LIBFUZZER, "runs the fuzz targets")];
+
 const RUNNING: [Need; 4] = [
     program("docker.io", "dockerd", "approved servers run in its containers"),
     program("docker-cli", "docker", "makes the base image"),
@@ -73,6 +78,10 @@ pub fn for_building() -> Vec<&'static Need> {
 
 pub fn for_running() -> Vec<&'static Need> {
     BUILDING.iter().chain(&RUNNING).collect()
+}
+
+pub fn for_fuzzing() -> Vec<&'static Need> {
+    BUILDING.iter().chain(&FUZZING).collect()
 }
 
 pub fn for_testing() -> Vec<&'static Need> {

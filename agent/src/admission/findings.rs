@@ -217,6 +217,25 @@ fn printable(text: &str) -> String {
     out
 }
 
+/// The fuzz target: one descriptor, looked through.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(text: &str) {
+    let Ok(tool) = Json::parse(text, 64) else { return };
+    let mut found = Vec::new();
+    size("tool", &tool, &mut found);
+    let name = tool.get("name").and_then(Json::as_str).unwrap_or_default();
+    posing("tool x", shorten(name), &Known::of("own", &[]), &mut found);
+    walk("tool x", &tool, &mut found);
+    assert!(found.len() <= MOST);
+    for finding in &found {
+        let shows = |text: &str| !text.chars().any(hidden);
+        assert!(finding.text.len() <= 400 && shows(&finding.text) && shows(&finding.place), "{finding:?}");
+    }
+    if tool.canonical().chars().any(hidden) && found.len() < MOST {
+        assert!(found.iter().any(|finding| finding.kind == "hidden-text"), "{text:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -429,5 +429,31 @@ fn nonce() -> Result<String, KeyError> {
     Ok(hex::encode(bytes))
 }
 
+/// The fuzz target: one line of a challenge.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(line: &[u8]) {
+    let Ok(message) = serde_json::from_slice::<Message>(line) else { return };
+    let written = serde_json::to_string(&message).expect("a message can be written");
+    let again: Message = serde_json::from_str(&written).expect("it reads back");
+    assert_eq!(serde_json::to_string(&again).expect("it can be written again"), written);
+    let Message::Proof(proof) = message else { return };
+    let daemon = super::AgentKey::of_seed([9; 32]).public();
+    let hello = Hello { v: 2, aud: daemon.did(), nonce: "a".repeat(64), daemon_pub: daemon };
+    let Ok(key) = PublicKey::from_did(&proof.did) else { return };
+    let text = wire::proof_text(&hello, &proof);
+    // The seed's is a proof for this hello; it serves for no other, and with nothing in it changed.
+    if key.verify(&text, &proof.sig).is_ok() {
+        let mut other = hello.clone();
+        other.nonce.replace_range(..1, "b");
+        assert!(key.verify(&wire::proof_text(&other, &proof), &proof.sig).is_err(), "it is no proof for another hello");
+        let mut later = proof.clone();
+        later.exp ^= 1;
+        assert!(key.verify(&wire::proof_text(&hello, &later), &proof.sig).is_err(), "its end is signed");
+        let mut nonce = proof.clone();
+        nonce.nonce.push('0');
+        assert!(key.verify(&wire::proof_text(&hello, &nonce), &proof.sig).is_err(), "its nonce is signed");
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -80,6 +80,12 @@ impl AgentKey {
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 
+    /// The same key for the same seed.
+    #[cfg(any(test, fuzzing))]
+    pub fn of_seed(seed: [u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(&seed))
+    }
+
     /// Reads a PKCS#8 PEM file that only its owner can read.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let read = |source| KeyError::Read { path: path.into(), source };

@@ -130,7 +130,21 @@ pub enum KernelError {
 }
 
 /// The fuzz target of the event decoder.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub fn fuzz_event(bytes: &[u8]) {
-    let _ = event::decode(bytes, jiff::Timestamp::UNIX_EPOCH);
+    let Ok(event) = event::decode(bytes, jiff::Timestamp::UNIX_EPOCH) else { return };
+    // Bytes that are no text are shown as one sign of three bytes each.
+    let words: usize = event.argv.iter().map(|word| word.len() + 1).sum();
+    assert!(words <= 3 * bytes.len() + 1);
+    assert!(event.argv.iter().chain([&event.comm]).all(|word| !word.contains('\0')));
+    for path in [&event.exe, &event.cwd] {
+        let text = path.to_string_lossy();
+        assert!(text.is_empty() || text.starts_with('/') || text.starts_with('…'), "{text:?}");
+        assert!(!text.contains('\0') && text.len() <= 3 * bytes.len());
+    }
+    assert!(event.ancestors.len() <= lazaret_common::event::ANCESTORS && event.evidence.len() <= 4);
+    // A door on loopback is no excuse for anything but a connect that was let go.
+    if event.is_use_of(Some(std::net::SocketAddr::from(([127, 0, 0, 1], 7717)))) {
+        assert!(event.kind == EventKind::Connect && event.action == Action::Observed && event.evidence.len() == 1);
+    }
 }

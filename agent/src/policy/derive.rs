@@ -137,8 +137,8 @@ impl Derived {
         if let Some(path) = path::of_file_url(trimmed) {
             self.add_path(&path, budget)?;
         }
-        // A server that decodes what it is given sees this instead.
-        if let Some(path) = path::decoded(trimmed) {
+        // A server that decodes what it is given sees these instead.
+        for path in path::decoded(trimmed) {
             self.add_path(&path, budget)?;
         }
         for host in host::readings(key, trimmed) {

@@ -38,6 +38,18 @@ pub use self::error::SandboxError;
 pub use self::flavour::Flavour;
 pub use self::images::unusable;
 pub use self::stderr::StderrLog;
+
+/// The fuzz target of what a server writes on its standard error.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_stderr(bytes: &[u8]) {
+    stderr::fuzz(bytes);
+}
+
+/// The fuzz target of what package managers say of a package.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_report(bytes: &[u8]) {
+    images::fuzz(bytes);
+}
 use crate::admission::{Egress, LaunchDefinition, Mount};
 use crate::config::SandboxConfig;
 

@@ -64,9 +64,15 @@ impl StderrLog {
         if ring.hidden.is_empty() {
             return last_lines(&bytes, lines);
         }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let cut = ring.written > bytes.len() as u64;
+        let (rest, name) =
+            ring.hidden.iter().filter(|_| cut).map(|secret| rest_of(&bytes, secret)).max().unwrap_or_default();
+        let name = if rest > 0 { format!("[{name}]") } else { String::new() };
+        let text = name + &String::from_utf8_lossy(&bytes[rest..]);
         let hide = |text: String, (name, value): &(String, String)| text.replace(value, &format!("[{name}]"));
-        last_lines(ring.hidden.iter().fold(text, hide).as_bytes(), lines)
+        let shown = last_lines(ring.hidden.iter().fold(text, hide).as_bytes(), lines);
+        // Once more: the control characters that stood in a value are gone now.
+        shown.into_iter().map(|line| ring.hidden.iter().fold(line, hide)).collect()
     }
 
     /// Keeps no more than the last `bytes` of what there is now.
@@ -88,6 +94,14 @@ impl std::fmt::Debug for StderrLog {
     }
 }
 
+/// How much of a secret `bytes` begins with, where its own beginning fell out of the ring; and the secret's name.
+fn rest_of<'a>(bytes: &[u8], (name, value): &'a (String, String)) -> (usize, &'a str) {
+    let value = value.as_bytes();
+    let rests = (SHORTEST_SECRET..value.len()).rev();
+    let rest = rests.map(|length| &value[value.len() - length..]).find(|rest| bytes.starts_with(rest));
+    (rest.map_or(0, <[u8]>::len), name)
+}
+
 /// The last lines that are not blank, printable.
 pub(super) fn last_lines(bytes: &[u8], lines: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
@@ -99,6 +113,30 @@ pub(super) fn last_lines(bytes: &[u8], lines: usize) -> Vec<String> {
 fn printable(line: &str) -> String {
     let kept = line.chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| !c.is_control());
     kept.collect::<String>().trim_end().to_owned()
+}
+
+/// The first two bytes say how it is cut and how much of it is kept; 0xff stands for the secret.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(input: &[u8]) {
+    const SECRET: &str = "xyzzy-q9w8e7r6";
+    let [piece, kept, text @ ..] = input else { return };
+    let own: String = String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect();
+    // What the server says by itself is no secret.
+    if ["zzy-", "q9w8", "w8e7", "e7r6"].iter().any(|part| own.contains(part)) {
+        return;
+    }
+    let written: Vec<u8> = text.split(|byte| *byte == 0xff).collect::<Vec<_>>().join(SECRET.as_bytes());
+    let log = StderrLog::hiding([("TOKEN".to_owned(), SECRET.to_owned())]);
+    for part in written.chunks(usize::from(*piece).max(1)) {
+        let _ = log.push(part);
+    }
+    assert_eq!(log.written(), written.len() as u64);
+    let whole = log.tail(usize::MAX);
+    log.shrink(usize::from(*kept));
+    for line in whole.iter().chain(&log.tail(usize::MAX)) {
+        assert!(!line.is_empty() && !line.chars().any(char::is_control), "{line:?}");
+        assert!(!["zzy-", "q9w8", "w8e7", "e7r6"].iter().any(|part| line.contains(part)), "{line:?}");
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +168,21 @@ mod tests {
         log.push(b"ong, hunter x\n");
         assert_eq!(log.tail(1), ["key=[B], [A] x"]);
         assert_eq!(StderrLog::of_lines(&log.tail(5)).tail(5), ["key=[B], [A] x"]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_secret_at_the_edge_of_the_log_is_hidden_too() {
+        let log = StderrLog::hiding([("KEY".to_owned(), "hunter2-long".to_owned())]);
+        log.push(b"key=hunter2-long, ok\n");
+        for kept in 0..20 {
+            let log = StderrLog(Arc::new(Mutex::new(Ring { hidden: log.lock().hidden.clone(), ..Ring::default() })));
+            log.push(b"key=hunter2-long, ok\n");
+            log.shrink(kept);
+            let shown = log.tail(9).concat();
+            assert!(!shown.contains("long"), "{kept}: {shown}");
+        }
+        log.push(b"hunter2\x01-long\n");
+        assert_eq!(log.tail(9), ["key=[KEY], ok", "[KEY]"]);
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Format {
 }
 
 /// Every format over the same text: the fuzz target of this room.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub fn fuzz(text: &str) {
     use Format::*;
     for format in [
@@ -244,7 +244,38 @@ pub fn fuzz(text: &str) {
         ClaudePlugins,
         ClaudePlugin,
     ] {
-        let _ = format.parse(text);
+        match format.parse(text) {
+            Ok(parsed) => {
+                for mut server in parsed.servers {
+                    assert!(server.command.is_some() || server.url.is_some(), "{format:?} {server:?}");
+                    expand::server(&mut server, Some(Path::new("/home/ann")));
+                }
+            }
+            Err(e) => assert!(e.starts_with("line ") && e.contains(", column "), "{format:?}: {e}"),
+        }
+    }
+    nothing_is_missed(text);
+}
+
+/// What a client reads as plain JSON, the last of two members of one name, is an entry.
+#[cfg(any(test, fuzzing))]
+fn nothing_is_missed(text: &str) {
+    use serde_json::Value;
+    let Ok(root) = serde_json::from_str::<Value>(text) else { return };
+    let Some(table) = root["mcpServers"].as_object().filter(|table| table.len() < 1000) else { return };
+    let parsed = Format::McpServers.parse(text).expect("what is JSON is JSON with comments");
+    for (name, entry) in table {
+        let words = entry["args"].as_array().map_or(Some(Vec::new()), |args| {
+            args.iter().map(|arg| arg.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        let (Some(command), Some(words)) = (entry["command"].as_str(), words) else { continue };
+        let plain = ["env", "environment"].iter().all(|env| entry[*env].is_null() || entry[*env].is_object());
+        if plain && (entry["args"].is_null() || entry["args"].is_array()) {
+            let found = parsed.servers.iter().any(|server| {
+                server.name == *name && server.command.as_deref() == Some(command) && server.args == words
+            });
+            assert!(found, "{name:?} is missed");
+        }
     }
 }
 

@@ -372,6 +372,13 @@ fn the_profiles_of_vs_code_are_read() {
 }
 
 #[test]
+fn members_that_goose_does_not_read_hide_nothing_that_it_reads() {
+    let text =
+        "extensions:\n  a: {cmd: evil, command: /bin/true, envs: {A: b}, env: {}, url: 'https://x', disabled: true}\n";
+    insta::assert_snapshot!(parsed(Format::Goose, text), @r#"a: evil env {"A": "b"}"#);
+}
+
+#[test]
 fn goose_names_commands_and_addresses_in_its_own_words_and_its_own_parts_are_none() {
     let text = r#"
 GOOSE_PROVIDER: anthropic

@@ -29,13 +29,16 @@ fn starts_something(entry: &Value) -> bool {
 /// An entry under the names that most clients have for its members.
 fn renamed((name, entry): (&String, &Value)) -> (String, Value) {
     let Some(entry) = entry.as_object() else { return (name.clone(), entry.clone()) };
-    let ours = |key: &String| match key.as_str() {
-        "cmd" => "command".to_owned(),
-        "envs" => "env".to_owned(),
-        "uri" => "url".to_owned(),
-        _ => key.clone(),
+    let ours = |key: &str| match key {
+        "cmd" => Some("command".to_owned()),
+        "envs" => Some("env".to_owned()),
+        "uri" => Some("url".to_owned()),
+        // Goose does not read these: they must not stand in the place of what it does read.
+        "command" | "env" | "environment" | "url" | "httpUrl" | "serverUrl" | "disabled" => None,
+        _ => Some(key.to_owned()),
     };
-    (name.clone(), Value::Object(entry.iter().map(|(key, value)| (ours(key), value.clone())).collect()))
+    let members = entry.iter().filter_map(|(key, value)| Some((ours(key)?, value.clone())));
+    (name.clone(), Value::Object(members.collect()))
 }
 
 /// Continue: `mcpServers: [{name, command, args, env} | {name, url}]`; as a mapping in files that were copied from other

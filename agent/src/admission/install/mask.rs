@@ -54,6 +54,34 @@ fn string_end(text: &str) -> usize {
     text.len()
 }
 
+/// Nothing below `env` and `headers` but names, and everything else as it was.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    use crate::proxy::json::Json;
+    fn same(before: &Json, after: &Json, hides: bool) {
+        match (before, after) {
+            (Json::Array(before), Json::Array(after)) => {
+                assert_eq!(before.len(), after.len());
+                before.iter().zip(after).for_each(|(before, after)| same(before, after, hides));
+            }
+            (Json::Object(before), Json::Object(after)) => {
+                assert_eq!(before.len(), after.len());
+                for ((name, before), (name_after, after)) in before.iter().zip(after) {
+                    assert_eq!(name, name_after);
+                    let secret = SECRET.iter().any(|secret| name.value.eq_ignore_ascii_case(secret));
+                    same(before, after, hides || secret);
+                }
+            }
+            (_, after) if hides => assert_eq!(after.as_str(), Some("***")),
+            (before, after) => assert_eq!(before, after),
+        }
+    }
+    let before = Json::parse(text, 128).expect("it was read before");
+    let shown = masked(text);
+    same(&before, &Json::parse(&shown, 128).expect("what is shown is JSON"), false);
+    assert_eq!(shown.lines().count(), text.lines().count());
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -379,5 +379,37 @@ fn is_connector(entry: &Json) -> bool {
     })
 }
 
+/// The fuzz target: an entry is put in and taken out, each other one is taken out and put back.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(text: &str) {
+    let _ = mask::masked(text);
+    let Ok(json) = edit::check(text) else { return };
+    mask::fuzz(text);
+    let table = ["mcpServers".to_owned()];
+    let entry = serde_json::json!({ "command": "/x/lazaret", "args": ["connect"], "env": {} });
+    if json.get("mcpServers").is_none_or(|table| table.as_object().is_some()) {
+        let after = edit::put(text, &table, ENTRY, &entry).expect("there is a place for it");
+        let mut expected = json.clone();
+        if expected.get("mcpServers").is_none() {
+            expected.set("mcpServers", Json::Object(Vec::new()));
+        }
+        if let Some(table) = expected.get_mut("mcpServers") {
+            table.set(ENTRY, Json::from_value(&entry));
+        }
+        let read = edit::check(&after).expect("what is written can be read");
+        assert_eq!(read.to_text(), expected.to_text(), "{after}");
+        let (without, _) = edit::cut(&after, &table, ENTRY).expect("what was put in can be taken out");
+        if let Some(table) = expected.get_mut("mcpServers") {
+            table.remove(ENTRY);
+        }
+        assert_eq!(edit::check(&without).expect("it can be read").to_text(), expected.to_text());
+    }
+    for (name, _) in json.get("mcpServers").and_then(Json::as_object).unwrap_or_default() {
+        let (without, cut) = edit::cut(text, &table, &name.value).expect("each member can be taken out");
+        assert!(edit::check(&without).is_ok(), "{without}");
+        assert_eq!(edit::put_back(&without, &cut).as_deref(), Some(text), "{name:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests;

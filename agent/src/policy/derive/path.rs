@@ -61,15 +61,14 @@ pub(super) fn of_file_url(text: &str) -> Option<String> {
     Some(percent_decode(&path))
 }
 
-/// What a path becomes where somebody decodes it; `None` where that changes nothing.
-pub(super) fn decoded(text: &str) -> Option<String> {
+/// What a path becomes where somebody decodes it, once or twice: `%252e` is `.` to whoever does it twice.
+pub(super) fn decoded(text: &str) -> BTreeSet<String> {
     if !text.contains('%') || text.len() > 3 * 4096 {
-        return None;
+        return BTreeSet::new();
     }
     let once = percent_decode(text);
-    // `%252e` is `.` to whoever decodes twice.
     let twice = percent_decode(&once);
-    (twice != text).then_some(twice)
+    [once, twice].into_iter().filter(|reading| reading != text).collect()
 }
 
 /// The names in what is written like a path: absolute, relative, with a `~`, or one hidden file's name.

@@ -28,6 +28,13 @@ fn paths_are_found_wherever_they_stand() {
 }
 
 #[test]
+fn what_one_server_decodes_once_another_decodes_twice() {
+    let found = derived(json!({"path": "/home/u/%2e%2e/%2575/f"}));
+    assert_eq!(texts(&found.path_canon), ["/home/%75/f", "/home/u/%2e%2e/%2575/f", "/home/u/f"]);
+    assert_eq!(found.path_common.as_deref(), Some("/home"));
+}
+
+#[test]
 fn the_common_path_goes_by_components_not_by_letters() {
     let common = |paths: &[&str]| derived(json!(paths)).path_common;
     assert_eq!(common(&["/a/b/c", "/a/b/d"]).as_deref(), Some("/a/b"));

@@ -78,6 +78,37 @@ fn is_of_this_host(origin: &str) -> bool {
         }
 }
 
+/// `HOST`, line break, `ORIGIN`.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    use axum::http::HeaderValue;
+    let (host, origin) = text.split_once('\n').map_or((text, None), |(host, origin)| (host, Some(origin)));
+    let own = "https://app.example.com".to_owned();
+    let guard = Guard::new(SocketAddr::from(([127, 0, 0, 1], 7717)), vec![own.clone()]);
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(HOST, Some(host)), (ORIGIN, origin)] {
+        match value.map(HeaderValue::from_str) {
+            Some(Ok(value)) => drop(headers.insert(name, value)),
+            Some(Err(_)) => return,
+            None => {}
+        }
+    }
+    let Ok(allowed) = guard.check(&Uri::from_static("/mcp"), &headers) else { return };
+    let host = host.to_ascii_lowercase();
+    assert!(["127.0.0.1:7717", "localhost:7717", "[::1]:7717"].contains(&host.as_str()), "{host:?}");
+    let Some(origin) = origin else { return };
+    if let Some(allowed) = allowed {
+        assert!(allowed == own && origin == own);
+        return;
+    }
+    let rest = origin.strip_prefix("http://").or(origin.strip_prefix("https://")).expect("a page of this host");
+    let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
+    let (name, port) = rest.rsplit_once(':').filter(|(_, port)| digits(port)).unwrap_or((rest, ""));
+    assert!(digits(port));
+    let four = |name: &str| name.starts_with("127.") && name.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+    assert!(name == "localhost" || name == "[::1]" || four(name), "{origin:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;

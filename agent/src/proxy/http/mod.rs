@@ -144,5 +144,11 @@ impl Http {
     }
 }
 
+/// The fuzz target of the guard.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz_guard(text: &str) {
+    guard::fuzz(text);
+}
+
 #[cfg(test)]
 mod tests;

@@ -172,6 +172,37 @@ impl Login {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(answer: &str) {
+    let client = Client {
+        issuer: "https://as.example".into(),
+        token_endpoint: Url::parse("https://as.example/token").expect("a URL"),
+        resource: String::new(),
+        id: String::new(),
+        secret: None,
+        secret_in_body: false,
+    };
+    let url = client.token_endpoint.clone();
+    for iss_promised in [false, true] {
+        let login = Login {
+            client: client.clone(),
+            url: url.clone(),
+            state: "the-state".into(),
+            verifier: String::new(),
+            redirect: String::new(),
+            iss_promised,
+        };
+        let Ok(code) = login.code(answer) else { continue };
+        let url = Url::parse(answer.trim()).expect("what gave a code is a URL");
+        let all = |name: &str| -> Vec<_> {
+            url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+        };
+        assert!(!code.is_empty() && all("code").contains(&code));
+        assert!(all("state").contains(&login.state));
+        assert!(all("iss").first().map_or(!iss_promised, |iss| *iss == login.client.issuer));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -201,6 +201,36 @@ async fn document<T: DeserializeOwned>(http: &Http, url: &Url) -> Result<Option<
     serde_json::from_slice(&bytes).map(Some).map_err(|e| OAuthError::Metadata(format!("{url} cannot be read: {e}")))
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(server) = serde_json::from_slice::<AuthorizationServer>(bytes) {
+        let written = serde_json::to_vec(&server).expect("metadata can be kept");
+        let again: AuthorizationServer = serde_json::from_slice(&written).expect("it reads back");
+        assert_eq!((again.issuer, again.token_endpoint), (server.issuer, server.token_endpoint));
+    }
+    let own = Url::parse("https://mcp.example/a/b").expect("a URL");
+    let Ok(found) = serde_json::from_slice::<Resource>(bytes) else { return };
+    let Ok(about) = Url::parse(&found.resource) else { return };
+    if covers(&about, &own) {
+        let text = about.as_str().trim_end_matches('/');
+        assert!(about.scheme() == "https" && about.host_str() == Some("mcp.example"), "{about}");
+        assert!(
+            about.query().is_some()
+                || about.fragment().is_some()
+                || !about.username().is_empty()
+                || about.password().is_some()
+                || ["https://mcp.example", "https://mcp.example/a", "https://mcp.example/a/b"].contains(&text),
+            "{about}"
+        );
+    }
+    if about.has_host() && !about.cannot_be_a_base() {
+        for place in well_known(&about, "x") {
+            assert!(place.origin() == about.origin() || !about.origin().is_tuple(), "{place}");
+            assert!(place.path().starts_with("/.well-known/x") && place.query().is_none(), "{place}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,5 +54,15 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
+/// The fuzz target of what others answer to a login.
+#[cfg(any(test, fuzzing))]
+pub fn fuzz(bytes: &[u8]) {
+    token::fuzz(bytes);
+    metadata::fuzz(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        login::fuzz(text);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -175,6 +175,16 @@ fn tokens(bytes: &[u8]) -> Result<Tokens, String> {
     })
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let Ok(found) = tokens(bytes) else { return };
+    assert!(!found.access.is_empty() && found.access.bytes().all(|c| c.is_ascii_graphic()));
+    assert!(HeaderValue::from_str(&format!("Bearer {}", found.access)).is_ok());
+    assert!(found.refresh.as_ref().is_none_or(|refresh| !refresh.is_empty()));
+    assert!(found.scope.as_ref().is_none_or(|scope| !scope.chars().any(char::is_control)));
+    assert!(found.access.len() < 12 || !format!("{found:?}").contains(&found.access));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,5 +182,15 @@ fn is_version(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && !text.starts_with('-') && text.chars().all(plain)
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(report) = parse("s", bytes) {
+        npm::fuzz(&report);
+        pypi::fuzz(&report);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    assert!(!is_version(&text) || !text.contains(['/', ':', '@', ';', '\n']) && !text.starts_with('-'));
+}
+
 #[cfg(test)]
 mod tests;

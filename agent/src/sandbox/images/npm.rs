@@ -190,6 +190,26 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("unknown")
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(report: &Value) {
+    for wanted in [None, Some("tool")] {
+        if let Ok(path) = bin_path(&report["manifest"], "@s/tool", wanted) {
+            assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains('\0'), "{path:?}");
+        }
+    }
+    let lock = locked(&report["lock"]["packages"]);
+    let package = described(&report["manifest"], &lock);
+    // Whatever runs code at its installation, or has no digest, is told.
+    for (path, entry) in &lock {
+        let told = |list: &str| package[list].as_array().is_some_and(|all| all.iter().any(|one| one == path.as_str()));
+        assert!(entry["hasInstallScript"] != true || told("install_scripts_of"), "{path:?}");
+        assert!(entry.get("integrity").is_some() || entry["link"] == true || told("without_integrity"), "{path:?}");
+    }
+    if let Some(name) = report["manifest"]["name"].as_str().filter(|name| is_name(name)) {
+        assert!(!name.starts_with(['-', '.', '/']) && !name.contains([' ', ':', '\\', '#', '\n']), "{name:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -203,7 +203,7 @@ fn command(report: &Value, package: &str, entry: &Entry<'_>) -> Result<Vec<Strin
             (None, _) => return Err(format!("{package} has several commands ({})", listed(&own))),
         },
     };
-    if script.contains('/') || script.starts_with('.') {
+    if script.is_empty() || script.contains(['/', '\0']) || script.starts_with('.') {
         return Err(format!("{script:?} is not the name of a script"));
     }
     Ok(vec![format!("/app/venv/bin/{script}")])
@@ -261,6 +261,25 @@ fn license(meta: &Value) -> Value {
         Some(json!(found.rsplit(" :: ").next().unwrap_or(found)))
     };
     short(&meta["license_expression"]).or_else(|| short(&meta["license"])).or_else(classified).unwrap_or(Value::Null)
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(report: &Value) {
+    for script in [None, Some("tool")] {
+        if let Ok(argv) = command(report, "tool[x]", &Entry { script, module: None }) {
+            let name = argv.first().and_then(|path| path.strip_prefix("/app/venv/bin/")).unwrap_or_default();
+            assert!(argv.len() == 1 && !name.is_empty() && !name.contains(['/', '\0']) && !name.starts_with('.'));
+        }
+    }
+    let lock = locked(report);
+    assert!(lock.len() <= installed(report).count());
+    let _ = described(report, "tool");
+    if let Some(name) = report["name"].as_str()
+        && let Ok(requirement) = further(name)
+    {
+        // One word for pip: no option, no address, no marker, no second line.
+        assert!(!requirement.starts_with('-') && !requirement.contains(['/', '@', ';', '\n', '\r']), "{requirement:?}");
+    }
 }
 
 #[cfg(test)]
