@@ -45,7 +45,6 @@ pub struct Asking {
 }
 
 /// Gate 5's two ways on.
-#[expect(clippy::large_enum_variant, reason = "one for each call, taken apart where it is made")]
 pub(in crate::policy) enum Ruled<'a> {
     Permitted(Permitted<'a>),
     Asking(Asking),
