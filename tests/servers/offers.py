@@ -57,8 +57,8 @@ def answer(method, params):
             return '{"contents":[{"uri":%s,"text":"1.0"}],"z":1,"a":2}' % json.dumps(uri)
         return RESOURCES.get(uri)
     if method == "completion/complete":
-        values = json.dumps([params["argument"]["value"] + "1", params["ref"].get("name", params["ref"].get("uri"))])
-        return '{"completion":{"values":%s,"total":2,"hasMore":false,"x":1.0}}' % values
+        values = [params["argument"]["value"] + "1", params["ref"].get("name", params["ref"].get("uri"))]
+        return '{"completion":{"values":%s,"total":2,"hasMore":false,"x":1.0}}' % json.dumps(values, separators=(",", ":"))
     if method == "tools/call" and params["name"] == "chat":
         token = json.dumps(params.get("_meta", {}).get("progressToken", 0))
         for step, level in enumerate(["debug", "info", "error"]):

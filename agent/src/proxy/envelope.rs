@@ -15,6 +15,8 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
 /// MCP 2026-07-28 over HTTP: the headers do not say what the body says.
 pub const HEADER_MISMATCH: i32 = -32020;
+/// MCP 2026-07-28: the server needs something of the client that the request did not offer.
+pub const MISSING_CAPABILITY: i32 = -32021;
 /// MCP 2026-07-28: the request's protocol version is not served.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// Of the range for implementations: the agent was shut out while the request was worked on.
@@ -235,7 +237,6 @@ fn check_shape(method: &str, params: Option<&Json>) -> Result<(), &'static str> 
         "resources/read" if !member("uri").is_some_and(is_string) => Err("`uri` must be a string"),
         "completion/complete" if !member("ref").is_some_and(is_object) => Err("`ref` must be an object"),
         "completion/complete" if !member("argument").is_some_and(is_object) => Err("`argument` must be an object"),
-        "logging/setLevel" if !member("level").is_some_and(is_string) => Err("`level` must be a string"),
         "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list"
             if !member("cursor").is_none_or(is_string) =>
         {

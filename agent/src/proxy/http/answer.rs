@@ -130,6 +130,7 @@ fn status_of(id: &RequestId, line: &str) -> StatusCode {
             | envelope::INVALID_REQUEST
             | envelope::INVALID_PARAMS
             | envelope::HEADER_MISMATCH
+            | envelope::MISSING_CAPABILITY
             | envelope::UNSUPPORTED_VERSION,
         ) => StatusCode::BAD_REQUEST,
         Some(envelope::METHOD_NOT_FOUND) => StatusCode::NOT_FOUND,
