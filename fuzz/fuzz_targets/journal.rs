@@ -1,17 +1,16 @@
-//! What is read of a journal is a beginning of it, byte for byte, in order and without a gap.
-#![no_main]
+//! What is read of a journal is a beginning of it, byte for byte, in order and without a gap; one more frame in the
+//! right place goes on where it ends. The first eight bytes are the journal's id.
 
 use lazaret::store::frames;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (u64, &[u8])| {
-    let (id, bytes) = input;
+fuzz_target!(|input: &[u8]| {
+    let Some((id, bytes)) = input.split_first_chunk() else { return };
+    let id = u64::from_le_bytes(*id);
     let read = frames::read(id, bytes);
     assert!(read.windows(2).all(|pair| pair[0].0.checked_add(1) == Some(pair[1].0)));
     let again: Vec<u8> =
         read.iter().flat_map(|(position, written)| written.frame(id, *position).unwrap_or_default()).collect();
     assert_eq!(again, bytes[..again.len()]);
-    // A whole frame in the right place goes on where they end.
     if let Some((last, written)) = read.last()
         && let Some(next) = last.checked_add(1)
         && let Some(frame) = written.frame(id, next)

@@ -1,7 +1,6 @@
 //! Every fuzz target, by name.
 //!
 //! A target is a file with one `fuzz_target!`, a function of bytes or of text that panics where its property does not
-
 //! hold. `fuzz/main.rs` gives them to a fuzzer, the unit tests run each over its seeds (`agent/src/seeds.rs`).
 
 macro_rules! fuzz_target {
@@ -53,6 +52,7 @@ targets! {
     http_guard
     http_headers
     input_schema
+    journal
     json
     kernel_event
     launch

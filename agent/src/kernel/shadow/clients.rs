@@ -240,8 +240,7 @@ mod tests {
             headers: BTreeMap::from([("X-Key".into(), "mine".into())]),
             ..server(name, &[], "")
         };
-        let entries =
-            vec![at("a", "https://8.8.8.8/mcp"), at("b", "https://[2001:db8::1]:8443/"), at("c", "nonsense")];
+        let entries = vec![at("a", "https://8.8.8.8/mcp"), at("b", "https://[2001:db8::1]:8443/"), at("c", "nonsense")];
         let scan = Scan { files: vec![file(Some(home.path()), entries)], ..Scan::default() };
         let known = Known::of(&scan, 10);
         let found = |uid: u32, address: &str| -> Vec<String> {

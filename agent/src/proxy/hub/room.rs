@@ -61,7 +61,7 @@ impl Hub {
         }
     }
 
-    fn least_recently_used(&self) -> Option<(Arc<Slot>, Arc<Upstream>)> {
+    pub(super) fn least_recently_used(&self) -> Option<(Arc<Slot>, Arc<Upstream>)> {
         let idle = |slot: Arc<Slot>| {
             let upstream = {
                 let state = slot.state();
