@@ -53,6 +53,7 @@ targets! {
     http_guard
     http_headers
     input_schema
+    journal
     json
     kernel_event
     launch
