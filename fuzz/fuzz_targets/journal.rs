@@ -1,8 +1,8 @@
-//! What is read of a journal is a beginning of it, byte for byte, in order and without a gap; one more frame in the
-//! right place goes on where it ends. The first eight bytes are the journal's id.
+//! What is read of a journal is a beginning of it, byte for byte, in order and without a gap.
 
 use lazaret::store::frames;
 
+// The first eight bytes are the journal's id.
 fuzz_target!(|input: &[u8]| {
     let Some((id, bytes)) = input.split_first_chunk() else { return };
     let id = u64::from_le_bytes(*id);
@@ -11,6 +11,7 @@ fuzz_target!(|input: &[u8]| {
     let again: Vec<u8> =
         read.iter().flat_map(|(position, written)| written.frame(id, *position).unwrap_or_default()).collect();
     assert_eq!(again, bytes[..again.len()]);
+    // A whole frame in the right place goes on where they end.
     if let Some((last, written)) = read.last()
         && let Some(next) = last.checked_add(1)
         && let Some(frame) = written.frame(id, next)

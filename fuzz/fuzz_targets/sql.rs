@@ -10,7 +10,4 @@ fuzz_target!(|text: &str| {
     assert!(!only_select(&format!("DELETE FROM t {text}")));
     assert!(!only_select(&format!("{text}\n; DELETE FROM t")), "whatever was left open hides it from somebody only");
     assert!(!only_select(&format!("WITH x AS (DELETE FROM t RETURNING 1) {text}")));
-    // What is found wherever it stands is found where SQL is expected.
-    let anywhere = sql_classes("text", text);
-    assert!(anywhere.is_empty() || !only_select(text) || anywhere.into_iter().eq(["select"]));
 });
