@@ -209,7 +209,7 @@ impl Call {
             Failure::Hub(_) | Failure::Upstream(_) => envelope::UNAVAILABLE,
         };
         let data = match failure {
-            Failure::Denied(denied) => denied_data(denied),
+            Failure::Denied(denied) => Some(denied_data(denied)),
             _ => None,
         };
         Reply::Error(error_object(code, text, data))
@@ -232,10 +232,10 @@ impl Call {
 }
 
 /// Which gate it was, and when to come again where waiting helps.
-fn denied_data(denied: &Denied) -> Option<Json> {
+fn denied_data(denied: &Denied) -> Json {
     let mut data = Json::object([("gate", Json::string(denied.gate))]);
     if let Some(about) = super::call::retry(denied) {
         data.set(versions::META_RATE_LIMIT, about);
     }
-    Some(data)
+    data
 }
