@@ -111,7 +111,7 @@ pub struct AuditShowArgs {
 /// With it the record of a call says which sub-agent made it. It never holds the client up and always exits with 0.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-`lazaret client install claude-code --hooks` puts it into ~/.claude/settings.json, as:
+Example, as `lazaret client install claude-code --hooks` puts it into ~/.claude/settings.json:
   {\"hooks\": {\"SubagentStart\": [{\"hooks\": [{\"type\": \"command\", \"command\": \"lazaret hook\"}]}],
              \"PreToolUse\": [{\"matcher\": \"mcp__.*\", \"hooks\": [{\"type\": \"command\", \"command\": \"lazaret hook\"}]}]}}")]
 pub struct HookArgs {}

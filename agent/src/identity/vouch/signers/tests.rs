@@ -235,3 +235,48 @@ proptest! {
         prop_assert!(verify(b"document", &changed, &signers, at(NOW)).is_err());
     }
 }
+
+/// Made by OpenSSH 9.2, `ssh-keygen -t rsa -b 2048` and `-Y sign -n vouch@lazaret`; the private half is gone.
+const RSA_KEY: &str = concat!(
+    "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQDOODFTKCT012bunM7pAdVU39SxuTK20yOGYpkXUefBI9vPR9qadcy/YuMq+RNx3vPC59+aUE",
+    "oFpy05ldNxp4Aq7hGkfvaUKeNDGJvUMvv4RM8sfjwaCDvXBZuuXWQNUajvhOWGS4z1u5BlgQHK01EbyjnWREOgwjk52Ge9EnIN0GFhElZgggyG",
+    "RBtsPPyxGHf9jkpT9H7hYCo+9GOOswf23ypERdBD2GmqbwrQzNKm0di7Hcm0BmJEOugWpn6y/nuzkrPqUQW4qDMMgOEsszEg1X8E6gQ26AImGG",
+    "zFe5wd0fpzRwcFAVGbEJuWZnClzDyW8PgoXo40v6RmHzSkg7ln",
+);
+const RSA_SIGNATURE: &str = "\
+-----BEGIN SSH SIGNATURE-----
+U1NIU0lHAAAAAQAAARcAAAAHc3NoLXJzYQAAAAMBAAEAAAEBAM44MVMoJPTXZu6czukB1V
+Tf1LG5MrbTI4ZimRdR58Ej289H2pp1zL9i4yr5E3He88Ln35pQSgWnLTmV03GngCruEaR+
+9pQp40MYm9Qy+/hEzyx+PBoIO9cFm65dZA1RqO+E5YZLjPW7kGWBAcrTURvKOdZEQ6DCOT
+nYZ70Scg3QYWESVmCCDIZEG2w8/LEYd/2OSlP0fuFgKj70Y46zB/bfKkRF0EPYaapvCtDM
+0qbR2LsdybQGYkQ66BamfrL+e7OSs+pRBbioMwyA4SyzMSDVfwTqBDboAiYYbMV7nB3R+n
+NHBwUBUZsQm5ZmcKXMPJbw+ChejjS/pGYfNKSDuWcAAAANdm91Y2hAbGF6YXJldAAAAAAA
+AAAGc2hhNTEyAAABFAAAAAxyc2Etc2hhMi01MTIAAAEArrdL7BlXyGPU08t/VnN9LAVpqy
+cK/FDRxleeQwuTZ1Gv0/iOaw6Np1wYtYg5QRmhoNgndQCgbc2Jar5XFFj0Qg0b0EDkpCRX
+8msi/5LfI01xMAPmUfwEsMCFsrGZy3RfaX1h84aExeVijAPC8mbG0jDahFrBNubjCjjOa/
+qtQLn/ry/Mbv2qfyboYbXYb5RkAfI0vv3U8SKE511BkQVBANIWIj67glG6bfDcsxXgwrmX
+/SQy1bQ/LMF9G07dTNgYOF0kxy5fGCNe35z32RcrS65p0jjrvYKHGqXb1aJWUDcs/etKOY
+drp5xb3INtUuKlX9dge3aBjW/5YkYvC5gh+g==
+-----END SSH SIGNATURE-----
+";
+
+#[test]
+fn an_rsa_key_vouches_over_sha_512_and_for_its_document_alone() {
+    let signers = Signers::parse(&format!("ann {RSA_KEY}"), "f").unwrap();
+    let signed = verify(b"document", RSA_SIGNATURE, &signers, at(NOW)).unwrap();
+    assert_eq!((signed.by.as_str(), signed.algorithm.as_str()), ("ann", "ssh-rsa"));
+    assert!(matches!(verify(b"Document", RSA_SIGNATURE, &signers, at(NOW)), Err(VouchError::Mismatch)));
+    // The same signature, said to be over SHA-1 or to be another key's.
+    let read = crate::identity::vouch::sshsig::read(RSA_SIGNATURE).unwrap();
+    let again = |key: ssh_key::public::KeyData, algorithm: ssh_key::Algorithm| {
+        let signature = ssh_key::Signature::new(algorithm, read.signature_bytes()).unwrap();
+        let armour = SshSig::new(key.clone(), NAMESPACE, HashAlg::Sha512, signature).unwrap();
+        let line = format!("ann {}", public_line(&PublicKey::from(key)));
+        let armour = armour.to_pem(LineEnding::LF).unwrap();
+        verify(b"document", &armour, &Signers::parse(&line, "f").unwrap(), at(NOW)).is_ok()
+    };
+    let own = || read.public_key().clone();
+    assert!(again(own(), ssh_key::Algorithm::Rsa { hash: Some(HashAlg::Sha512) }));
+    assert!(!again(own(), ssh_key::Algorithm::Rsa { hash: None }), "SHA-1 counts for nothing");
+    assert!(!again(own(), ssh_key::Algorithm::Rsa { hash: Some(HashAlg::Sha256) }));
+}
