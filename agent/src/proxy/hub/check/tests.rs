@@ -269,7 +269,7 @@ async fn an_answer_behind_a_change_is_withheld_until_the_listing_is_compared() {
         while script.next().await.is_some() {}
         drop(script.out);
     };
-    let (answer, ()) = tokio::join!(client.hear(), ends);
+    let (answer, ()) = tokio::join!(client.answer(), ends);
     assert!(!answer.contains(RESULT) && answer.contains("whether the tool acted is not known"), "{answer}");
     assert_eq!(state(&house).0, AdmissionState::Quarantined);
     let result = house.audit.tail(10).unwrap().into_iter().rev().find(|record| record.tool.as_deref() == Some("add"));
@@ -303,6 +303,6 @@ async fn a_call_in_flight_when_the_approval_goes_is_told_so() {
         while script.next().await.is_some() {}
         drop(script.out);
     };
-    let (answer, (), ()) = tokio::join!(client.hear(), upstream.stop(), ends);
+    let (answer, (), ()) = tokio::join!(client.answer(), upstream.stop(), ends);
     assert!(answer.contains("taken out of service"), "{answer}");
 }
