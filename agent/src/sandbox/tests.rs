@@ -540,7 +540,7 @@ async fn without_docker_there_is_a_clear_error_in_time() {
         (dir.path().join("none"), "there is no such socket"),
         (file, "that is not a socket"),
         (dead, "Connection refused"),
-        (silent, "no answer within 5 s"),
+        (silent, "no answer within 15 s"),
     ] {
         let config = SandboxConfig { docker: socket, ..SandboxConfig::default() };
         let error = soon("an error", Sandbox::new(&config, "x".into()).info()).await.unwrap_err();
