@@ -10,7 +10,7 @@ use crate::api::types::{DraftVouch, GiveVouch, Why};
 use crate::cli::args::agent::AgentVouchArgs;
 use crate::cli::instance::Instance;
 use crate::cli::{CliError, out, when};
-use crate::identity::source::ssh_agent::SshAgent;
+use crate::identity::source::ssh_agent::{Identity, SshAgent};
 use crate::identity::vouch::NAMESPACE;
 use crate::identity::{Actions, Address, Agent, Draft, Measurement, Vouch, VouchDocument};
 
@@ -149,8 +149,10 @@ fn sign(key: Option<&Path>, signers: &[String], message: &[u8]) -> Result<String
 fn by_agent(wanted: &[PublicKey], which: &str, message: &[u8]) -> Result<SshSig, CliError> {
     let mut agent = SshAgent::connect().map_err(CliError::failed)?;
     let held = agent.identities().map_err(CliError::failed)?;
-    let fits = |key: &PublicKey| wanted.iter().any(|wanted| wanted.key_data() == key.key_data());
-    let found = held.iter().find_map(|identity| identity.key().filter(fits).map(|key| (identity, key)));
+    // Certificates compare by their comments, too, and those of a file and of an agent differ.
+    let wanted: Vec<Vec<u8>> = wanted.iter().filter_map(|key| key.to_bytes().ok()).collect();
+    let fits = |identity: &&Identity| wanted.contains(&identity.blob);
+    let found = held.iter().filter(fits).find_map(|identity| Some((identity, identity.key()?)));
     let Some((identity, key)) = found else {
         return Err(CliError::Failed(format!(
             "cannot sign: none of the ssh-agent's {} keys {which}; see `ssh-add -l`, or name a key with --key",
