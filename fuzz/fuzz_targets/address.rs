@@ -1,9 +1,11 @@
-//! An address reads back as it is shown.
+//! An address is shown in lower case, and reads back as it is shown.
 
 use lazaret::identity::Address;
 
 fuzz_target!(|text: &str| {
     if let Ok(address) = text.parse::<Address>() {
-        assert_eq!(address.to_string(), text);
+        let shown = address.to_string();
+        assert_eq!(shown, text.to_ascii_lowercase());
+        assert_eq!(shown.parse::<Address>(), Ok(address));
     }
 });

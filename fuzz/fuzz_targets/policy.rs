@@ -17,8 +17,8 @@ fuzz_target!(|text: &str| {
         assert!(facts.path_canon.iter().all(|path| path == common || path.starts_with(&above)), "{common}");
     }
     assert!(facts.url_host.iter().chain(&facts.url_scheme).all(|text| *text == text.to_lowercase()));
-    // The path in its one form is the same path.
-    for path in facts.path_canon.iter().filter(|path| !path.contains('%')) {
+    // The path in its one form is the same path, but for what somebody decodes or cuts off.
+    for path in facts.path_canon.iter().filter(|path| !path.contains(['%', '\0'])) {
         let again = derive(&Json::string(path.as_str())).expect("one path is not too much");
         let same = path.trim_end_matches(|c: char| c.is_whitespace() || c.is_control()).len() == path.len();
         assert!(again.path_canon.contains(path) && (!same || again.path_canon.len() == 1), "{path:?}");

@@ -3,6 +3,7 @@
 //! Nobody here has a token, so that the door refuses what it is sent: that it says so is what must come through.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -29,7 +30,7 @@ exit $went"#;
 /// A connection to a server that had the door's place before the daemon, by a process below a client.
 pub(super) struct Early {
     client: Child,
-    _server: TcpStream,
+    server: TcpStream,
     outcome: String,
 }
 
@@ -52,11 +53,15 @@ impl Early {
             .map_err(io("start a client"))?;
         let (server, _) = listener.accept().map_err(io("accept a connection"))?;
         poll(SOON, || Path::new(LATE_CONNECTED).exists().then_some(())).ok_or("the client did not connect")?;
-        Ok(Self { client, _server: server, outcome })
+        Ok(Self { client, server, outcome })
     }
 
     fn end(mut self) -> Check {
         fs::write(LATE_GO, "").map_err(|e| format!("cannot say go: {e}"))?;
+        // Where it is not refused it would wait for an answer.
+        self.server.set_read_timeout(Some(SOON)).map_err(|e| format!("cannot set a deadline: {e}"))?;
+        let _ = self.server.read(&mut [0; 1]);
+        drop(self.server);
         self.client.wait().map_err(|e| format!("cannot wait for the client: {e}"))?;
         let outcome = fs::read_to_string(&self.outcome).map_err(|e| format!("it left no outcome: {e}"))?;
         refused("late:initialize", DOOR, &outcome)

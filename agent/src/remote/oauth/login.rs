@@ -168,7 +168,7 @@ impl Login {
             let why = super::clean(&format!("{error}{text}"));
             return Err(OAuthError::Refused { issuer: self.client.issuer.clone(), why });
         }
-        get("code").ok_or(OAuthError::NotOurs("it has no code"))
+        get("code").filter(|code| !code.is_empty()).ok_or(OAuthError::NotOurs("it has no code"))
     }
 }
 
