@@ -4,6 +4,7 @@
 //! Invariant: what a guest writes is gone when it ends, so that every run starts from the same disk.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use crate::initramfs::Initramfs;
 use crate::qemu::{self, BedError, Boot, Emulation, Machine, ONE_THREAD};
@@ -49,8 +50,10 @@ impl Session {
 
 /// Boots the guest and collects what its session reports.
 pub fn boot(session: Session, echo: impl Fn(&str)) -> Result<Boot, BedError> {
-    let initramfs = initramfs()?;
-    qemu::boot_twice_if_need_be(MACHINE, &initramfs, session.emulation(), session.word(), echo)
+    // Both sessions ask for it at the same time.
+    static INITRAMFS: OnceLock<Result<PathBuf, BedError>> = OnceLock::new();
+    let initramfs = INITRAMFS.get_or_init(initramfs).as_ref().map_err(BedError::clone)?;
+    qemu::boot_twice_if_need_be(MACHINE, initramfs, session.emulation(), session.word(), echo)
 }
 
 /// What finds the disk, and below `/onto` what it puts onto it.
