@@ -56,7 +56,6 @@ in_the_guest! {
     a_reload_keeps_the_process_and_a_restart_keeps_what_was_approved,
     a_killed_daemon_is_started_again_by_systemd_and_serves,
     where_no_server_can_run_the_journal_warns_of_it,
-    podman_of_root_s_serves_where_the_whole_host_is_guarded,
     a_stopped_service_leaves_no_container_and_the_kernel_guards_on,
     after_a_boot_the_service_is_there_and_what_was_approved_answers,
 }

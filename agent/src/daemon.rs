@@ -263,7 +263,7 @@ fn build(
         scope: config.kernel.scope.clone(),
         bpf_dir: paths.bpf_dir.clone(),
         pin: config.kernel.pin,
-        trusted: trusted_executables(&config.sandbox.docker),
+        trusted: trusted_executables(),
     })?;
     let report = guard.report();
     if config.kernel.mode != Mode::Observe && report.backend == Backend::ObserveOnly {
@@ -312,28 +312,12 @@ fn build(
 }
 
 /// Where executables are, or may come to be, whose processes belong to the door or carry its messages: this one,
-/// Docker's, and Podman's where root's Podman is what the configuration names. Who runs these programs by hand gains
-/// nothing: the server at the other end is no trusted one, and is judged when it reads.
-fn trusted_executables(engine: &Path) -> Vec<PathBuf> {
+/// and Docker's.
+fn trusted_executables() -> Vec<PathBuf> {
     const DOCKER: [&str; 5] = ["dockerd", "containerd", "containerd-shim-runc-v2", "containerd-shim", "runc"];
-    const PODMAN: [&str; 3] = ["podman", "conmon", "crun"];
-    const DIRS: [&str; 9] = [
-        "/usr/bin",
-        "/usr/sbin",
-        "/usr/local/bin",
-        "/usr/local/sbin",
-        "/usr/libexec/docker",
-        "/usr/libexec/podman",
-        "/usr/lib/podman",
-        "/bin",
-        "/sbin",
-    ];
-    // What runs as another user is not trusted: that user could make it do anything.
-    let podman = engine == Path::new("/run/podman/podman.sock") || engine == Path::new("/var/run/podman/podman.sock");
-    let names = DOCKER.iter().chain(PODMAN.iter().filter(|_| podman));
     let mut trusted: Vec<PathBuf> = std::env::current_exe().into_iter().collect();
-    for name in names {
-        trusted.extend(DIRS.iter().map(|dir| Path::new(dir).join(name)));
+    for dir in ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/usr/libexec/docker", "/bin", "/sbin"] {
+        trusted.extend(DOCKER.iter().map(|name| Path::new(dir).join(name)));
     }
     trusted
 }

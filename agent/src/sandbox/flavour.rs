@@ -43,6 +43,12 @@ pub(super) fn differences(flavour: Flavour, rootless: Option<u32>) -> Vec<String
         all.push(
             "it puts writable directories on /run and /var/tmp of a read-only root: they get the limits of /tmp".into(),
         );
+        if rootless.is_none() {
+            all.push(
+                "the kernel programs do not know its cages on cgroup v2: in enforce, give a scope without them, or its servers are stopped"
+                    .into(),
+            );
+        }
     }
     if let Some(uid) = rootless {
         all.push(format!("it runs as user {uid}, and so can everything else of that user enter and change every cage"));

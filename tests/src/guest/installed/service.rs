@@ -12,7 +12,6 @@ use super::START;
 
 /// Stays on the disk while the guest restarts.
 const SECOND_BOOT: &str = "/var/lib/second-boot";
-const PODMAN: &str = "/run/podman/podman.sock";
 const CONFIG: &str = "[kernel]\nmode = \"enforce\"\n";
 
 /// Whether there is more to look at after a restart of the guest.
@@ -63,20 +62,6 @@ pub fn session(report: &mut Report) -> bool {
         let warned = warnings()?;
         configure(CONFIG)?;
         ensure(warned.contains("no server can run"), || format!("its warnings are: {warned}"))
-    });
-    report.check("podman_of_root_s_serves_where_the_whole_host_is_guarded", || {
-        systemctl(&["enable", "--now", "podman.socket"])?;
-        import(&format!("{CLIENT} --host unix://{PODMAN}"))?;
-        configure(&format!("{CONFIG}[sandbox]\ndocker = \"{PODMAN}\"\nstart_timeout_secs = 120\n"))?;
-        systemctl(&["restart", super::UNIT])?;
-        active()?;
-        done(&["server", "add", "podman", "--image", IMAGE])?;
-        done(&["server", "approve", "podman", "--yes"])?;
-        let answered = answers("podman");
-        systemctl(&["stop", super::UNIT])?;
-        configure(CONFIG)?;
-        systemctl(&["start", super::UNIT])?;
-        answered
     });
     report.check("a_stopped_service_leaves_no_container_and_the_kernel_guards_on", || {
         systemctl(&["stop", super::UNIT])?;
